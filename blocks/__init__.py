@@ -1,0 +1,1 @@
+"""Prefect blocks: the credentials. They build clients, they do nothing else."""

@@ -1,0 +1,1 @@
+"""How it runs: the command line, and what is served to Prefect."""

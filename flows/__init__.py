@@ -1,0 +1,1 @@
+"""The stories: read one and know what happens."""
