@@ -1,0 +1,229 @@
+"""The request budget (R1): who may send when, so that no account and no outgoing address sees too many in a second.
+
+Facts: kommo-api.md §2.4: 7 requests in a second, "for IP" in Kommo's words, per integration in amoCRM's; so both the account
+and the address are counted. Repeated 429s end in a block of the address.
+
+The arithmetic is GCRA (virtual scheduling): a key is one moment, the earliest one at which its next request may start.
+A reservation takes the latest of the moments of its keys and moves each of them on by that key's spacing. The spacing is
+3.5 % wider than 1 / limit: any 8 requests at 7 a second then span 7 x 0.1479 = 1.035 s, so that they do not meet in one
+second even if the first is 35 ms late on its way. ``LATE_TOLERANCE`` may use 15 of these, the network has the other 20.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from kommo.clock import Clock
+from kommo.errors import ErrorKind, KommoError
+
+RESERVE = 1.035
+"""How much wider than 1 / limit the spacing is."""
+LATE_TOLERANCE = 0.015
+"""Seconds after its moment at which a request may still go out."""
+WIDE_SLOT = 1.0
+"""Seconds kept free behind a slot for a process that has been late again and again."""
+WIDE_TOLERANCE = 0.25
+"""Seconds after its moment at which a request with a wide slot may still go out."""
+DEFAULT_LIMITS: Mapping[str, float] = {"account": 7.0, "egress": 7.0}
+"""Requests per second by the prefix of a key [D K/limitations]."""
+
+_GIVE_UPS_BEFORE_WIDE = 4
+_GIVE_UPS_AT_ALL = 10
+_SHORTEST_NAP = 0.005
+
+
+class Lane(StrEnum):
+    """How urgent a request is."""
+
+    ACTION = "action"
+    WEBHOOK = "webhook"
+    SYNC = "sync"
+    BACKFILL = "backfill"
+
+
+HORIZONS: Mapping[str, float] = {
+    Lane.ACTION: math.inf,
+    Lane.WEBHOOK: 1.0,
+    Lane.SYNC: 0.6,
+    Lane.BACKFILL: 0.3,
+}
+"""How many seconds ahead a lane may reserve. All but actions stop booking at theirs, so an action waits a second at most
+behind any amount of other work, and a sync stands in front of a backfill."""
+
+
+class Reservation(Protocol):
+    """What ``RateBudget.reserve`` answers."""
+
+    @property
+    def granted(self) -> bool:
+        """A moment was taken for this request."""
+        ...
+
+    @property
+    def wait(self) -> float:
+        """Seconds from now until the request may start, or, if not granted, until it is worth asking again."""
+        ...
+
+    @property
+    def blocked_reason(self) -> str | None:
+        """Why the key is stopped, if it is."""
+        ...
+
+    @property
+    def blocked_for(self) -> float:
+        """Seconds until the stop ends."""
+        ...
+
+
+class RateBudget(Protocol):
+    """A budget over any number of processes. Keys are ``account:<id or host>`` and ``egress:<name>``."""
+
+    async def reserve(self, keys: Sequence[str], lane: str) -> Reservation:
+        """Take the next moment at which a request that counts on all these keys may start."""
+        ...
+
+    async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
+        """Let nobody start on these keys for so many seconds from now (after a 429)."""
+        ...
+
+    async def block(self, keys: Sequence[str], seconds: float, reason: str) -> None:
+        """Stop these keys for so many seconds: reservations are refused with the reason (after a 403 block)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The reservation that ``InProcessBudget`` gives."""
+
+    granted: bool
+    wait: float
+    blocked_reason: str | None = None
+    blocked_for: float = 0.0
+
+
+@dataclass(slots=True)
+class _Key:
+    spacing: float
+    next_at: float = -math.inf
+    blocked_until: float = -math.inf
+    blocked_reason: str = ""
+
+
+class InProcessBudget:
+    """A budget for one process: for scripts, and as the reference of the arithmetic.
+
+    Args:
+        limits: Requests per second by the prefix of a key (what stands before the colon).
+        clock: Where the time comes from.
+    """
+
+    def __init__(self, limits: Mapping[str, float] | None, clock: Clock) -> None:
+        self._spacings = {prefix: RESERVE / limit for prefix, limit in (limits or DEFAULT_LIMITS).items()}
+        self._clock = clock
+        self._keys: dict[str, _Key] = {}
+
+    async def reserve(self, keys: Sequence[str], lane: str) -> Slot:
+        """Take the next moment at which a request that counts on all these keys may start."""
+        now = self._clock.monotonic()
+        states = [self._state(key) for key in keys]
+        stopped = max(states, key=lambda state: state.blocked_until)
+        if stopped.blocked_until > now:
+            left = stopped.blocked_until - now
+            return Slot(granted=False, wait=left, blocked_reason=stopped.blocked_reason, blocked_for=left)
+        start = max(now, *(state.next_at for state in states))
+        too_far = start - now - HORIZONS[lane]
+        if too_far > 0:
+            return Slot(granted=False, wait=too_far)
+        for state in states:
+            state.next_at = start + state.spacing
+        return Slot(granted=True, wait=start - now)
+
+    async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
+        """Let nobody start on these keys for so many seconds from now."""
+        until = self._clock.monotonic() + seconds
+        for state in map(self._state, keys):
+            state.next_at = max(state.next_at, until)
+
+    async def block(self, keys: Sequence[str], seconds: float, reason: str) -> None:
+        """Stop these keys for so many seconds."""
+        until = self._clock.monotonic() + seconds
+        for state in map(self._state, keys):
+            if until > state.blocked_until:
+                state.blocked_until, state.blocked_reason = until, reason
+
+    def _state(self, key: str) -> _Key:
+        if key not in self._keys:
+            prefix = key.partition(":")[0]
+            if prefix not in self._spacings:
+                raise ValueError(f"No limit is known for budget keys that begin with {prefix!r}.")
+            self._keys[key] = _Key(self._spacings[prefix])
+        return self._keys[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The right to put one request on the wire now.
+
+    Attributes:
+        start: The granted moment, on the clock's ``monotonic()``.
+        tolerance: Seconds after it at which the request may still go out.
+    """
+
+    start: float
+    tolerance: float = LATE_TOLERANCE
+
+    def is_late(self, clock: Clock) -> bool:
+        """Whether the moment has passed by more than the tolerance, so that the turn must not be used any more."""
+        return clock.monotonic() - self.start > self.tolerance
+
+
+async def wait_for_turn(budget: RateBudget, keys: Sequence[str], lane: str, clock: Clock) -> Turn:
+    """Wait until one request may go out on all these keys; send it right after this returns.
+
+    A granted moment is only good if it is kept. A process that wakes up late (another task held its loop, the machine
+    swapped) and sends all the same stands close to the request behind it, which is kept on time by somebody else: eight
+    in a second. So a turn that is late by more than ``LATE_TOLERANCE`` is given up, its place stays empty, and the next
+    one is reserved. That costs throughput, never the limit.
+
+    A process that is late every time would go on like this for ever. Sending late is safe only if nobody else has a
+    place just behind, and a budget answers with our own place alone. So after a few give-ups the place is made wide:
+    right after the reservation the keys are moved on by ``WIDE_SLOT`` (the same call that a 429 makes), which leaves the
+    second behind our place empty, and the request may be up to ``WIDE_TOLERANCE`` late. Others can slip in only between
+    these two calls. The window of a second that begins with our late request then holds: our own one, those who slipped
+    in, and what starts in the ``WIDE_TOLERANCE`` after the empty second, which is at most 2 at 7 a second. So it takes
+    five who slip in within milliseconds to break the limit. A process that is too late even for that says so.
+
+    Args:
+        budget: Where to reserve.
+        keys: All keys that the request counts on.
+        lane: How urgent it is, see ``Lane``.
+        clock: For the time, the waiting, and a little chance that keeps waiters from asking in step.
+
+    Raises:
+        KommoError: ``budget_blocked`` if a key is stopped, ``too_busy`` if this process cannot keep its moments.
+    """
+    given_up = 0
+    while given_up < _GIVE_UPS_AT_ALL:
+        place = await budget.reserve(keys, lane)
+        answered = clock.monotonic()
+        if place.blocked_reason is not None:
+            raise KommoError(
+                ErrorKind.BUDGET_BLOCKED,
+                retry_after=place.blocked_for,
+                detail=f"the reason is: {place.blocked_reason}; it ends in {math.ceil(place.blocked_for)} s",
+            )
+        if not place.granted:
+            await clock.sleep(max(place.wait, _SHORTEST_NAP) + clock.random() * LATE_TOLERANCE)
+            continue
+        turn = Turn(answered + place.wait)
+        if given_up >= _GIVE_UPS_BEFORE_WIDE:
+            await budget.slow_down(keys, place.wait + WIDE_SLOT)
+            turn = Turn(turn.start, WIDE_TOLERANCE)
+        while (left := turn.start - clock.monotonic()) > 0:
+            await clock.sleep(left)
+        if not turn.is_late(clock):
+            return turn
+        given_up += 1
+    raise KommoError(ErrorKind.TOO_BUSY)

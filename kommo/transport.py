@@ -1,0 +1,246 @@
+"""The one place that speaks HTTP, and the only importer of httpx: swap the HTTP stack here and nowhere else.
+
+Facts: kommo-api.md §2.1 (hosts, User-Agent, timeouts of the official client: connect 5 s, total 20 s [C PHP]).
+
+What it promises: the token goes to the given host only (R4: no redirect is followed, no cookie is kept, ``*.localhost`` is
+this machine whatever a resolver says); an answer has an end in time and size; an error carries neither headers nor body.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from pydantic import SecretStr
+
+from kommo.errors import ErrorKind, KommoError
+from kommo.hosts import Host
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds for the connection to be made [C PHP]."""
+TOTAL_TIMEOUT = 20.0
+"""Seconds from the first byte sent to the last byte received [C PHP]."""
+LARGEST_BODY = 32 * 1024 * 1024
+"""Bytes of an answer, unpacked; a page of 250 leads is about half of one million."""
+USER_AGENT = "kommo-data-plane/0.1 (open-source data plane for Kommo; httpx)"
+
+_IDLE = 30.0  # seconds that an unused connection is kept; shorter than what gateways usually allow (60 s)
+_NOT_IN_AN_ID = re.compile(r"[^\w.:\-]")
+
+Gate = Callable[[], Awaitable[None]]
+"""Awaited when the connection stands and the next thing would be the first byte of the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """An answer as it came.
+
+    Attributes:
+        status: HTTP status.
+        headers: Headers with their names in lower case.
+        body: The body, unpacked.
+        request_id: ``X-Request-Id`` [C PHP].
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    request_id: str | None
+
+
+class _Bearer(httpx.Auth):
+    """Opens the secret at the last moment, so that no variable of ours ever holds it in the clear."""
+
+    def __init__(self, token: SecretStr) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Any:  # noqa: ANN401  httpx's generator type
+        request.headers["Authorization"] = f"Bearer {self._token.get_secret_value()}"
+        yield request
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far one request has come; it decides whether the outcome of a write is known."""
+
+    sent: bool = False
+    answered: bool = False
+
+
+class Transport:
+    """Sends single requests over kept connections (HTTP/1.1). Use it as an async context manager, or ``aclose`` it.
+
+    It may be shared by the clients of many accounts. Proxies of the environment are used, except for this machine.
+
+    Args:
+        connect_timeout: Seconds for the connection to be made.
+        total_timeout: Seconds from the first byte sent to the last one received.
+        largest_body: Bytes of an answer that are accepted.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        total_timeout: float = TOTAL_TIMEOUT,
+        largest_body: int = LARGEST_BODY,
+    ) -> None:
+        self._total_timeout = total_timeout
+        self._largest_body = largest_body
+        # httpx reports each URL with its query at INFO; a query may hold a customer's phone number.
+        noisy = logging.getLogger("httpx")
+        if noisy.level == logging.NOTSET:
+            noisy.setLevel(logging.WARNING)
+        self._http = httpx.AsyncClient(
+            timeout=httpx.Timeout(total_timeout, connect=connect_timeout),
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=_IDLE),
+            headers={"User-Agent": USER_AGENT, "Accept": "application/hal+json, application/json"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            follow_redirects=False,
+            mounts={"all://127.0.0.1": None, "all://[::1]": None},
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def send(
+        self,
+        method: str,
+        host: Host,
+        path: str,
+        query: Sequence[tuple[str, str]] = (),
+        *,
+        json: Any = None,  # noqa: ANN401  any JSON value
+        bearer: SecretStr | None = None,
+        headers: Mapping[str, str] | None = None,
+        gate: Gate | None = None,
+    ) -> RawAnswer:
+        """Send one request once and read its answer, whatever its status.
+
+        Args:
+            method: HTTP method.
+            host: Where to send it.
+            path: Absolute path on the host.
+            query: Pairs of the query, in order, repeated names allowed.
+            json: Body, or ``None`` for none.
+            bearer: Access token.
+            headers: More headers; they may not name a host or an authorization.
+            gate: Awaited right before the first byte; making the connection is done by then, waiting in it does not
+                count for the timeout, and what it raises goes through, with nothing sent.
+
+        Raises:
+            KommoError: ``unreachable``, ``timeout``, ``malformed`` (cut off) or ``too_large``. Its ``outcome_unknown`` is
+                set when the method writes and the request may have reached Kommo.
+        """
+        if not path.startswith("/") or path.startswith("//"):
+            raise ValueError("The path of a request must be absolute and without a host.")
+        progress = _Progress()
+        kind, detail = ErrorKind.UNREACHABLE, None
+        try:
+            async with asyncio.timeout(None) as limit:
+                return await self._exchange(
+                    self._request(method, host, path, query, json, headers),
+                    bearer,
+                    self._traced(progress, limit, gate),
+                    progress,
+                )
+        except (httpx.TimeoutException, TimeoutError):
+            kind = ErrorKind.TIMEOUT
+        except _TooLargeError:
+            kind, detail = ErrorKind.TOO_LARGE, f"the limit is {self._largest_body} bytes"
+        except (httpx.HTTPError, httpx.InvalidURL, OSError):
+            # Not a broken connection but a broken answer, once its head was there.
+            if progress.answered:
+                kind, detail = ErrorKind.MALFORMED, "it broke off before its end"
+        # Raised outside the handlers: httpx's errors hold the request with its headers and must not travel along.
+        unknown = progress.sent and method.upper() not in {"GET", "HEAD"}
+        raise KommoError(
+            kind, method=method, path=path, host=host.name, detail=detail, outcome_unknown=unknown
+        )
+
+    def _request(
+        self,
+        method: str,
+        host: Host,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        json: Any,  # noqa: ANN401
+        headers: Mapping[str, str] | None,
+    ) -> httpx.Request:
+        merged = dict(headers or {})
+        if {name.lower() for name in merged} & {"host", "authorization", "cookie"}:
+            raise ValueError("Host, authorization and cookies are not given as headers.")
+        url = httpx.URL(host.base_url)
+        if host.loopback and url.host.endswith("localhost"):
+            # Resolved here: not every system knows *.localhost, and no resolver should be asked about it.
+            url = url.copy_with(host="127.0.0.1")
+            merged["Host"] = host.name
+        params = httpx.QueryParams(list(query)) if query else None
+        return self._http.build_request(
+            method, url.copy_with(raw_path=path.encode("ascii")), params=params, json=json, headers=merged
+        )
+
+    def _traced(
+        self, progress: _Progress, limit: asyncio.Timeout, gate: Gate | None
+    ) -> Callable[[str, dict[str, Any]], Awaitable[None]]:
+        async def trace(event: str, info: dict[str, Any]) -> None:
+            if event == "http11.send_request_headers.started" and info["request"].method != b"CONNECT":
+                if gate:
+                    await gate()
+                progress.sent = True
+                limit.reschedule(asyncio.get_running_loop().time() + self._total_timeout)
+            elif event == "http11.receive_response_headers.complete":
+                progress.answered = progress.sent
+
+        return trace
+
+    async def _exchange(
+        self,
+        request: httpx.Request,
+        bearer: SecretStr | None,
+        trace: Callable[[str, dict[str, Any]], Awaitable[None]],
+        progress: _Progress,
+    ) -> RawAnswer:
+        request.extensions["trace"] = trace
+        auth = _Bearer(bearer) if bearer else None
+        response = await self._http.send(request, auth=auth, stream=True)
+        try:
+            progress.answered = True
+            body = await self._body(response)
+        finally:
+            await response.aclose()
+        request_id = response.headers.get("x-request-id")
+        return RawAnswer(
+            status=response.status_code,
+            headers={name.lower(): value for name, value in response.headers.items()},
+            body=body,
+            request_id=_NOT_IN_AN_ID.sub("_", request_id)[:80] if request_id else None,
+        )
+
+    async def _body(self, response: httpx.Response) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in response.aiter_bytes():
+            size += len(chunk)
+            if size > self._largest_body:
+                raise _TooLargeError
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+
+class _TooLargeError(Exception):
+    """The answer is larger than the limit."""
