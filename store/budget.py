@@ -1,0 +1,226 @@
+"""The request budget as rows in the database: exact over any number of processes, and nothing to release.
+
+GCRA (virtual scheduling): a row per key says when the next request may start. Whoever wants to send reserves
+the next free instant, moves it on, and sleeps until then. A killed process costs the slots that it had
+reserved and no more. Measured against other ways in prefect-facts.md §5.
+
+The spacing is 1/limit and 3.5 % more: eight arrivals at a limit of seven then span seven spacings, 1.035 s,
+so that up to 35 ms of jitter on the way cannot put eight of them into one second (R1).
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import bindparam, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from store.database import Database
+from store.tables import RateBudgetRow, table_of
+from store.types import clean_text
+
+_TABLE = table_of(RateBudgetRow)
+
+DEFAULT_LIMITS: Mapping[str, float] = {"account": 7.0, "egress": 7.0}
+RESERVE = 1.035
+# How far ahead (seconds) a lane may reserve. What is reserved cannot be taken back, so an action waits for at
+# most about the longest horizon below its own. Its own is so long only that a clock gone mad cannot reserve
+# for ever.
+HORIZONS: Mapping[str, float] = {"action": 60.0, "webhook": 1.0, "sync": 0.6, "backfill": 0.3}
+# A reservation may leave a key unused for at most this long (seconds) because of another of its keys. Without
+# it one account that Kommo slowed down for a minute would, with a single reservation, push the shared egress
+# a minute ahead.
+MOST_IDLE = 0.3
+# A slot (seconds) that is over before reserve() returns is given up: the next one would stand too close to
+# it.
+LATE_TOLERANCE = 0.010
+LONGEST_SLOW_DOWN = 3600.0
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """The answer to a wish to send.
+
+    Attributes:
+        granted: the slot is yours.
+        wait: seconds from the moment reserve() returned: until the request may start, if granted; otherwise
+            until it is worth asking again.
+        blocked_reason: a stop on one of the keys, None if there is none.
+        blocked_for: seconds until the stop ends.
+    """
+
+    granted: bool
+    wait: float
+    blocked_reason: str | None = None
+    blocked_for: float = 0.0
+
+
+@dataclass(frozen=True)
+class KeyStatus:
+    """One key, for people: seconds until the next request may start, and the stop on it if there is one."""
+
+    key: str
+    next_in: float
+    blocked_for: float
+    blocked_reason: str | None
+
+
+@dataclass(frozen=True)
+class _Row:
+    key: str
+    next_at: float
+    blocked_until: float
+    blocked_reason: str | None
+
+
+class DatabaseBudget:
+    """The budget that all processes of an installation share."""
+
+    def __init__(
+        self,
+        db: Database,
+        limits: Mapping[str, float] = DEFAULT_LIMITS,
+        *,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """A budget in `db`.
+
+        Args:
+            db: the store.
+            limits: requests a second by the key's prefix (the part before ":").
+            now: seconds since 1970; used on SQLite, whose processes share a machine. PostgreSQL is asked for
+                its own.
+            monotonic: seconds that never jump.
+        """
+        self._db = db
+        self._limits = limits
+        self._now = now
+        self._monotonic = monotonic
+
+    def spacing(self, key: str) -> float:
+        """Seconds between two requests on this key."""
+        limit = self._limits.get(key.partition(":")[0])
+        if limit is None or limit <= 0:
+            raise ValueError(
+                f"No limit is set for keys such as {key[:60]!r}; known: {', '.join(self._limits)}."
+            )
+        return RESERVE / limit
+
+    async def reserve(self, keys: Sequence[str], lane: str) -> Reservation:
+        """Reserve the next instant at which a request may start on all of these keys.
+
+        Args:
+            keys: such as `account:123` and `egress:default`; rows are made on demand.
+            lane: `action`, `webhook`, `sync` or `backfill`.
+
+        Raises:
+            ValueError: an unknown lane, or a key without a limit.
+            StoreError: the database does not answer.
+        """
+        horizon = HORIZONS.get(lane)
+        if horizon is None:
+            raise ValueError(f"There is no lane {lane[:30]!r}; the lanes are {', '.join(HORIZONS)}.")
+        spacings = {clean_text(key): self.spacing(key) for key in keys}
+        lead = 0.0
+        for _ in range(_TRIES):
+            reservation, late = await self._reserve_once(spacings, horizon, lead)
+            if late <= LATE_TOLERANCE:
+                return reservation
+            # The database was slow to commit. Ask for a slot that lies as far ahead as that may take again.
+            lead = min(2 * (lead + late), MOST_IDLE)
+        return Reservation(granted=False, wait=max(spacings.values()))
+
+    async def _reserve_once(
+        self, spacings: Mapping[str, float], horizon: float, lead: float
+    ) -> tuple[Reservation, float]:
+        """One transaction. Also gives by how much (seconds) a granted slot is over already."""
+        async with self._db.begin() as connection:
+            rows, now = await self._lock(connection, sorted(spacings))
+            seen = self._monotonic()
+            stop = max(rows, key=lambda row: row.blocked_until)
+            if stop.blocked_until > now:
+                left = stop.blocked_until - now
+                return Reservation(False, left, stop.blocked_reason or "blocked", left), 0.0
+            start = max([now + lead, *(_sane(row.next_at, now) for row in rows)])
+            idle = max(start - max(now, _sane(row.next_at, now)) for row in rows)
+            early = max(start - now - horizon, idle - max(MOST_IDLE, lead))
+            if early <= 0:
+                await connection.execute(
+                    update(_TABLE).where(_TABLE.c.key == bindparam("of")).values(next_at=bindparam("then")),
+                    [{"of": row.key, "then": start + spacings[row.key]} for row in rows],
+                )
+        # The row locks are gone; what they cost is not part of the wait.
+        wait = (start - now) - (self._monotonic() - seen)
+        if early > 0:
+            return Reservation(False, max(early - (start - now - wait), 0.001)), 0.0
+        return Reservation(True, max(wait, 0.0)), -wait
+
+    async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
+        """Let nothing start on these keys for so many seconds (at most an hour): Kommo answered 429 (R2)."""
+        await self._push(keys, min(seconds, LONGEST_SLOW_DOWN), None)
+
+    async def block(self, keys: Sequence[str], seconds: float, reason: str) -> None:
+        """Stop these keys for so many seconds and say why to everyone who asks: Kommo blocks the address (R2)."""
+        await self._push(keys, seconds, reason)
+
+    async def unblock(self, key: str) -> None:
+        """Lift the stop on a key: somebody has put the cause right."""
+        async with self._db.begin() as connection:
+            await connection.execute(
+                update(_TABLE).where(_TABLE.c.key == key).values(blocked_until=0.0, blocked_reason=None)
+            )
+
+    async def status(self) -> list[KeyStatus]:
+        """All keys, in alphabetical order."""
+        async with self._db.read() as connection:
+            rows = (await connection.execute(select(_TABLE).order_by(_TABLE.c.key))).all()
+            now = await self._clock(connection)
+        return [
+            KeyStatus(
+                row.key,
+                next_in=max(0.0, row.next_at - now),
+                blocked_for=max(0.0, row.blocked_until - now),
+                blocked_reason=row.blocked_reason if row.blocked_until > now else None,
+            )
+            for row in rows
+        ]
+
+    async def _push(self, keys: Sequence[str], seconds: float, reason: str | None) -> None:
+        async with self._db.begin() as connection:
+            rows, now = await self._lock(connection, sorted({clean_text(key) for key in keys}))
+            until = now + max(seconds, 0.0)
+            for row in rows:
+                if reason is None:
+                    values: dict[str, object] = {"next_at": max(_sane(row.next_at, now), until)}
+                elif until <= row.blocked_until:
+                    continue  # a longer stop is in force; its reason stays
+                else:
+                    values = {"blocked_until": until, "blocked_reason": reason}
+                await connection.execute(update(_TABLE).where(_TABLE.c.key == row.key).values(values))
+
+    async def _lock(self, connection: AsyncConnection, keys: Sequence[str]) -> tuple[list[_Row], float]:
+        """Lock the keys' rows in the order of their names, and the time as of when all of them are held."""
+        locking = select(_TABLE).where(_TABLE.c.key.in_(keys)).order_by(_TABLE.c.key).with_for_update()
+        found = (await connection.execute(locking)).all()
+        if len(found) < len(keys):
+            await connection.execute(
+                self._db.insert(_TABLE).on_conflict_do_nothing(),
+                [{"key": key, "next_at": 0.0, "blocked_until": 0.0} for key in keys],
+            )
+            found = (await connection.execute(locking)).all()
+        rows = [_Row(row.key, row.next_at, row.blocked_until, row.blocked_reason) for row in found]
+        return rows, await self._clock(connection)
+
+    async def _clock(self, connection: AsyncConnection) -> float:
+        """The time in seconds since 1970. Asked after the locks: a time from before a wait for them would be stale."""
+        if self._db.dialect != "postgresql":
+            return self._now()
+        asked = await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())::float8"))
+        return float(asked.scalar_one())
+
+
+def _sane(next_at: float, now: float) -> float:
+    """`next_at`, unless it lies so far ahead that only a clock that was set back can explain it."""
+    return next_at if next_at <= now + LONGEST_SLOW_DOWN + HORIZONS["action"] else now + 1.0

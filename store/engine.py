@@ -1,0 +1,130 @@
+"""The async engine for each kind of database, and what must hold for every connection of it."""
+
+import os
+import sqlite3
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from store.address import Address
+from store.errors import DatabaseAddressError, DatabaseBusyError, DatabaseForbiddenError
+from store.types import dump_json
+
+# A save of a very large account holds SQLite's one write lock for seconds; nobody waits this long in
+# practice.
+BUSY_SECONDS = 30.0
+# A process that hangs in the middle of a transaction must not hold its row locks for ever.
+_IDLE_IN_TRANSACTION_MS = 60_000
+# The execution option by which a transaction says that it only reads.
+READ_ONLY = "store_read_only"
+
+
+def make_engine(address: Address, *, pool: bool = True) -> AsyncEngine:
+    """An engine for `address`. SQLite's file must exist (`prepare_file`).
+
+    Args:
+        address: the place.
+        pool: False for an engine that is used once, from another event loop.
+    """
+    options: dict[str, Any] = {
+        "json_serializer": dump_json,
+        "hide_parameters": True,  # an exception must not carry customers' data into a log
+        "poolclass": None if pool else NullPool,
+    }
+    if address.file:
+        engine = create_async_engine(address.url, connect_args={"timeout": BUSY_SECONDS}, **options)
+        _listen_sqlite(engine)
+        return engine
+    arguments: dict[str, Any] = {"timeout": 10}
+    if address.pooled:
+        # Behind a pooler in transaction mode the next statement may run on another server connection.
+        arguments |= {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"__kommo_{uuid.uuid4().hex}__",
+        }
+    else:
+        arguments["server_settings"] = {
+            "application_name": "kommo-data-plane",
+            "idle_in_transaction_session_timeout": str(_IDLE_IN_TRANSACTION_MS),
+        }
+    return create_async_engine(
+        address.url,
+        connect_args=arguments,
+        pool_pre_ping=pool,
+        # Not search_path: behind a pooler a session's setting may be another client's.
+        execution_options={"schema_translate_map": {None: address.schema}},
+        **options,
+    )
+
+
+def _listen_sqlite(engine: AsyncEngine) -> None:
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connect(dbapi_connection: Any, _record: Any) -> None:
+        # The driver must not begin transactions by its own rules: it would not do so for a SELECT, and two
+        # SELECTs of one read would then see two different moments.
+        dbapi_connection.isolation_level = None
+        cursor = dbapi_connection.cursor()
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute(
+            "PRAGMA synchronous = NORMAL"
+        )  # safe in WAL mode: a crash loses no transaction's integrity
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A writer takes the lock at once: a reader that turns into a writer later may fail at that point.
+        reads = connection.get_execution_options().get(READ_ONLY, False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def prepare_file(file: Path) -> None:
+    """Make SQLite's file if it is missing (0600, in a directory of 0700), and switch it to WAL.
+
+    Raises:
+        DatabaseForbiddenError: the file system does not let us.
+        DatabaseAddressError: the file is something else than an SQLite database.
+        DatabaseBusyError: other processes held the file for too long.
+    """
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite gives -wal and -shm the mode of the database file.
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        _switch_to_wal(file)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise DatabaseForbiddenError(
+            f"The database file {file} cannot be made or written ({error.__class__.__name__}). "
+            "Give this user the right to its directory, or name another file."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise DatabaseAddressError(
+            f"The file {file} is not an SQLite database. Name another file, or move that one away."
+        ) from error
+
+
+def _switch_to_wal(file: Path) -> None:
+    """Put the file into WAL mode, which it keeps. SQLite does not wait for its lock here, so we do."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        while True:
+            try:
+                mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                mode = "locked"
+            if mode == "wal":
+                return
+            if time.monotonic() > deadline:
+                raise DatabaseBusyError(
+                    f"Other processes keep the database file {file} locked. Try again later."
+                )
+            time.sleep(0.02)
+    finally:
+        connection.close()
