@@ -6,6 +6,7 @@ Facts: kommo-api.md §2.2 (every 2xx is a success, an empty body is "no data"), 
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
@@ -35,6 +36,21 @@ SHORTEST_QUIET = 0.25
 LONGEST_QUIET = 3600.0
 """Seconds after which we ask again, whatever a 429 says."""
 _UNSAFE = re.compile(r"[^\w.\-\[\]]")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A success.
+
+    Attributes:
+        status: HTTP status, 200 to 299.
+        data: The JSON, or ``None`` when there was no body (204, usual for an empty list) [D §2.2].
+        request_id: Kommo's ``X-Request-Id``.
+    """
+
+    status: int
+    data: dict[str, Any] | list[Any] | None = field(repr=False)
+    request_id: str | None = None
 
 
 def error_from_answer(
@@ -95,7 +111,7 @@ def _seconds(value: object) -> float | None:
 
 
 def _problems(told: Mapping[str, Any]) -> Iterator[Problem]:
-    """Read ``validation-errors`` (``errors`` with sources), each level a list or an object [D; C PF; §3.12]."""
+    """Read ``validation-errors`` (``errors`` with sources), each level a list or object [D; C PF; §3.12]."""
     for group in _as_list(told.get("validation-errors") or told.get("errors")):
         if not isinstance(group, dict):
             continue
@@ -136,7 +152,7 @@ def data_from_body(body: bytes) -> dict[str, Any] | list[Any] | None:
         data = False
     if not isinstance(data, dict | list):
         # Outside the handler: the decoder's error holds the whole document and must not travel along.
-        raise ValueError("the body is not a whole JSON object or list")  # noqa: TRY004  callers ask for one error
+        raise ValueError("the body is not a whole JSON object or list")  # noqa: TRY004  one error for all
     return data
 
 
@@ -147,9 +163,10 @@ def _refuse(word: str) -> None:
 def asked_to_wait(error: KommoError, headers: Mapping[str, str], now: datetime) -> float:
     """How long a 429 asks us to be quiet, in seconds.
 
-    ``retry_after`` of the body is what Kommo documents [D K/http-codes]; the ``Retry-After`` header (seconds or a
-    date) is read as well, because gateways send it; without either (the 429 may be HTML [C PHP]) it is one second,
-    the window of the limit. Never less than ``SHORTEST_QUIET`` and never more than ``LONGEST_QUIET``.
+    ``retry_after`` of the body is what Kommo documents [D K/http-codes]; the ``Retry-After`` header (seconds
+    or a date) is read as well, because gateways send it; without either (the 429 may be HTML [C PHP]) it is
+    one second, the window of the limit. Never less than ``SHORTEST_QUIET`` and never more than
+    ``LONGEST_QUIET``.
 
     Args:
         error: The error made from the answer.

@@ -1,12 +1,13 @@
-"""The request budget (R1): who may send when, so that no account and no outgoing address sees too many in a second.
+"""The request budget (R1): who may send when, so that nobody at Kommo gets more than the limit in a second.
 
-Facts: kommo-api.md §2.4: 7 requests in a second, "for IP" in Kommo's words, per integration in amoCRM's; so both the account
-and the address are counted. Repeated 429s end in a block of the address.
+Facts: kommo-api.md §2.4: 7 requests in a second, "for IP" in Kommo's words, per integration in amoCRM's; so
+both the account and the address are counted. Repeated 429s end in a block of the address.
 
-The arithmetic is GCRA (virtual scheduling): a key is one moment, the earliest one at which its next request may start.
-A reservation takes the latest of the moments of its keys and moves each of them on by that key's spacing. The spacing is
-3.5 % wider than 1 / limit: any 8 requests at 7 a second then span 7 x 0.1479 = 1.035 s, so that they do not meet in one
-second even if the first is 35 ms late on its way. ``LATE_TOLERANCE`` may use 15 of these, the network has the other 20.
+The arithmetic is GCRA (virtual scheduling): a key is one moment, the earliest one at which its next request
+may start. A reservation takes the latest of the moments of its keys and moves each of them on by that key's
+spacing. The spacing is 3.5 % wider than 1 / limit: any 8 requests at 7 a second then span 7 x 0.1479 = 1.035
+s, so that they do not meet in one second even if the first is 35 ms late on its way. ``LATE_TOLERANCE`` may
+use 15 of these, the network has the other 20.
 """
 
 import math
@@ -49,8 +50,8 @@ HORIZONS: Mapping[str, float] = {
     Lane.SYNC: 0.6,
     Lane.BACKFILL: 0.3,
 }
-"""How many seconds ahead a lane may reserve. All but actions stop booking at theirs, so an action waits a second at most
-behind any amount of other work, and a sync stands in front of a backfill."""
+"""How many seconds ahead a lane may reserve. All but actions stop booking at theirs, so an action waits a
+second at most behind any amount of other work, and a sync stands in front of a backfill."""
 
 
 class Reservation(Protocol):
@@ -63,7 +64,7 @@ class Reservation(Protocol):
 
     @property
     def wait(self) -> float:
-        """Seconds from now until the request may start, or, if not granted, until it is worth asking again."""
+        """Seconds from now until the request may start, or, if not granted, until it pays to ask again."""
         ...
 
     @property
@@ -89,7 +90,7 @@ class RateBudget(Protocol):
         ...
 
     async def block(self, keys: Sequence[str], seconds: float, reason: str) -> None:
-        """Stop these keys for so many seconds: reservations are refused with the reason (after a 403 block)."""
+        """Stop these keys for so many seconds: reservations are refused with the reason (after a 403)."""
         ...
 
 
@@ -175,25 +176,26 @@ class Turn:
     tolerance: float = LATE_TOLERANCE
 
     def is_late(self, clock: Clock) -> bool:
-        """Whether the moment has passed by more than the tolerance, so that the turn must not be used any more."""
+        """Whether the moment has passed by more than the tolerance: then the turn must not be used."""
         return clock.monotonic() - self.start > self.tolerance
 
 
 async def wait_for_turn(budget: RateBudget, keys: Sequence[str], lane: str, clock: Clock) -> Turn:
     """Wait until one request may go out on all these keys; send it right after this returns.
 
-    A granted moment is only good if it is kept. A process that wakes up late (another task held its loop, the machine
-    swapped) and sends all the same stands close to the request behind it, which is kept on time by somebody else: eight
-    in a second. So a turn that is late by more than ``LATE_TOLERANCE`` is given up, its place stays empty, and the next
-    one is reserved. That costs throughput, never the limit.
+    A granted moment is only good if it is kept. A process that wakes up late (another task held its loop, the
+    machine swapped) and sends all the same stands close to the request behind it, which is kept on time by
+    somebody else: eight in a second. So a turn that is late by more than ``LATE_TOLERANCE`` is given up, its
+    place stays empty, and the next one is reserved. That costs throughput, never the limit.
 
-    A process that is late every time would go on like this for ever. Sending late is safe only if nobody else has a
-    place just behind, and a budget answers with our own place alone. So after a few give-ups the place is made wide:
-    right after the reservation the keys are moved on by ``WIDE_SLOT`` (the same call that a 429 makes), which leaves the
-    second behind our place empty, and the request may be up to ``WIDE_TOLERANCE`` late. Others can slip in only between
-    these two calls. The window of a second that begins with our late request then holds: our own one, those who slipped
-    in, and what starts in the ``WIDE_TOLERANCE`` after the empty second, which is at most 2 at 7 a second. So it takes
-    five who slip in within milliseconds to break the limit. A process that is too late even for that says so.
+    A process that is late every time would go on like this for ever. Sending late is safe only if nobody else
+    has a place just behind, and a budget answers with our own place alone. So after a few give-ups the place
+    is made wide: right after the reservation the keys are moved on by ``WIDE_SLOT`` (the same call that a 429
+    makes), which leaves the second behind our place empty, and the request may be up to ``WIDE_TOLERANCE``
+    late. Others can slip in only between these two calls. The window of a second that begins with our late
+    request then holds: our own one, those who slipped in, and what starts in the ``WIDE_TOLERANCE`` after the
+    empty second, which is at most 2 at 7 a second. So it takes five who slip in within milliseconds to break
+    the limit. A process that is too late even for that says so.
 
     Args:
         budget: Where to reserve.
@@ -202,7 +204,8 @@ async def wait_for_turn(budget: RateBudget, keys: Sequence[str], lane: str, cloc
         clock: For the time, the waiting, and a little chance that keeps waiters from asking in step.
 
     Raises:
-        KommoError: ``budget_blocked`` if a key is stopped, ``too_busy`` if this process cannot keep its moments.
+        KommoError: ``budget_blocked`` if a key is stopped, ``too_busy`` if this process cannot keep its
+            moments.
     """
     given_up = 0
     while given_up < _GIVE_UPS_AT_ALL:

@@ -1,7 +1,7 @@
-"""Which lists Kommo has, where they are and what is peculiar about each; nothing else in this package knows a path.
+"""Which lists Kommo has, where they are and what is peculiar about each; no other module knows a path.
 
-Facts: kommo-api.md §2.5 (paging and totals), §2.6 (``with`` and ``order``), §3 (entities); the tag of each row says where
-it comes from. Rows state only what those sources say.
+Facts: kommo-api.md §2.5 (paging and totals), §2.6 (``with`` and ``order``), §3 (entities); the tag of each
+row says where it comes from. Rows state only what those sources say.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,8 @@ class Resource:
         path: Path under the account's host.
         embedded: Key under ``_embedded`` that holds the items; ``None`` for a single object.
         page_size: ``limit`` to ask for, the largest that is allowed.
-        order: (field, direction) to ask for, so that pages shift as little as they can; ``None`` if none is documented.
+        order: (field, direction) to ask for, so that pages shift as little as they can; ``None`` if none is
+            documented.
         with_: Extras to ask for in ``with``.
         paged: ``page`` and ``limit`` are understood; otherwise everything comes at once.
         id_key: Key of an item that tells it from the others.

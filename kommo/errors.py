@@ -1,8 +1,8 @@
 """What can go wrong with Kommo, in one table: whose fault it is, whether to try again, what to do.
 
-Facts: kommo-api.md §2.3 (status codes and bodies), §1.6 (OAuth bodies), §2.4 (limits). No text here, and so no
-message of any error, ever holds a token, a query string or a body: they are built from the kind, the path and our own
-words only.
+Facts: kommo-api.md §2.3 (status codes and bodies), §1.6 (OAuth bodies), §2.4 (limits). No text here, and so
+no message of any error, ever holds a token, a query string or a body: they are built from the kind, the path
+and our own words only.
 """
 
 from collections.abc import Mapping, Sequence

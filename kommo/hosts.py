@@ -1,7 +1,7 @@
 """Which hosts a token may ever be sent to (R4): one account's own host, on an allow-list.
 
-Facts: kommo-api.md §1.3 (the ``referer`` of the OAuth callback is a full host, may carry a scheme, and is under
-an attacker's control) and §2.1 (``www`` never serves data).
+Facts: kommo-api.md §1.3 (the ``referer`` of the OAuth callback is a full host, may carry a scheme, and is
+under an attacker's control) and §2.1 (``www`` never serves data).
 """
 
 import re
@@ -48,7 +48,8 @@ class Host:
 def parse_host(text: str, *, allow_loopback: bool = False) -> Host:
     """Read the host of a Kommo account from what a person or a callback gave.
 
-    Upper case, blanks around it, a scheme, a path and a bare subdomain (``acme`` means ``acme.kommo.com``) are fine.
+    Upper case, blanks around it, a scheme, a path and a bare subdomain (``acme`` means ``acme.kommo.com``)
+    are fine.
 
     Args:
         text: For example ``acme.kommo.com``, ``https://Acme.kommo.com/leads/`` or ``acme``.

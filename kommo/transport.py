@@ -1,9 +1,11 @@
 """The one place that speaks HTTP, and the only importer of httpx: swap the HTTP stack here and nowhere else.
 
-Facts: kommo-api.md §2.1 (hosts, User-Agent, timeouts of the official client: connect 5 s, total 20 s [C PHP]).
+Facts: kommo-api.md §2.1 (hosts, User-Agent, timeouts of the official client: connect 5 s, total 20 s [C
+PHP]).
 
-What it promises: the token goes to the given host only (R4: no redirect is followed, no cookie is kept, ``*.localhost`` is
-this machine whatever a resolver says); an answer has an end in time and size; an error carries neither headers nor body.
+What it promises: the token goes to the given host only (R4: no redirect is followed, no cookie is kept,
+``*.localhost`` is this machine whatever a resolver says); an answer has an end in time and size; an error
+carries neither headers nor body.
 """
 
 import asyncio
@@ -32,8 +34,11 @@ USER_AGENT = "kommo-data-plane/0.1 (open-source data plane for Kommo; httpx)"
 _IDLE = 30.0  # seconds that an unused connection is kept; shorter than what gateways usually allow (60 s)
 _NOT_IN_AN_ID = re.compile(r"[^\w.:\-]")
 
+Json = dict[str, Any] | list[Any] | None
+"""A body to send."""
 Gate = Callable[[], Awaitable[None]]
 """Awaited when the connection stands and the next thing would be the first byte of the request."""
+_Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +75,14 @@ class _Progress:
 
     sent: bool = False
     answered: bool = False
+    refused: Exception | None = None
 
 
 class Transport:
-    """Sends single requests over kept connections (HTTP/1.1). Use it as an async context manager, or ``aclose`` it.
+    """Sends single requests over kept connections (HTTP/1.1); an async context manager, or ``aclose`` it.
 
-    It may be shared by the clients of many accounts. Proxies of the environment are used, except for this machine.
+    It may be shared by the clients of many accounts. Proxies of the environment are used, except for this
+    machine.
 
     Args:
         connect_timeout: Seconds for the connection to be made.
@@ -100,6 +107,7 @@ class Transport:
             timeout=httpx.Timeout(total_timeout, connect=connect_timeout),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=_IDLE),
             headers={"User-Agent": USER_AGENT, "Accept": "application/hal+json, application/json"},
+            # A jar that takes nothing: a cookie of one account must not reach another.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             follow_redirects=False,
             mounts={"all://127.0.0.1": None, "all://[::1]": None},
@@ -124,7 +132,7 @@ class Transport:
         path: str,
         query: Sequence[tuple[str, str]] = (),
         *,
-        json: Any = None,  # noqa: ANN401  any JSON value
+        json: Json = None,
         bearer: SecretStr | None = None,
         headers: Mapping[str, str] | None = None,
         gate: Gate | None = None,
@@ -138,88 +146,66 @@ class Transport:
             query: Pairs of the query, in order, repeated names allowed.
             json: Body, or ``None`` for none.
             bearer: Access token.
-            headers: More headers; they may not name a host or an authorization.
-            gate: Awaited right before the first byte; making the connection is done by then, waiting in it does not
-                count for the timeout, and what it raises goes through, with nothing sent.
+            headers: More headers; they may not name a host, an authorization or a cookie.
+            gate: Awaited right before the first byte, when the connection stands. Waiting in it does not
+                count for the timeout; what it raises goes through, and nothing was sent then.
 
         Raises:
-            KommoError: ``unreachable``, ``timeout``, ``malformed`` (cut off) or ``too_large``. Its ``outcome_unknown`` is
-                set when the method writes and the request may have reached Kommo.
+            KommoError: ``unreachable``, ``timeout``, ``malformed`` (cut off) or ``too_large``.
+                ``outcome_unknown`` is set if the method writes and the request may have reached Kommo.
+            ValueError: The path or a header is not one that may be given.
         """
-        if not path.startswith("/") or path.startswith("//"):
-            raise ValueError("The path of a request must be absolute and without a host.")
+        request = self._http.build_request(
+            method,
+            _url(host, path),
+            params=httpx.QueryParams(list(query)) if query else None,
+            json=json,
+            headers=_headers(host, headers or {}),
+        )
         progress = _Progress()
         kind, detail = ErrorKind.UNREACHABLE, None
         try:
             async with asyncio.timeout(None) as limit:
-                return await self._exchange(
-                    self._request(method, host, path, query, json, headers),
-                    bearer,
-                    self._traced(progress, limit, gate),
-                    progress,
-                )
+                request.extensions["trace"] = self._traced(progress, limit, gate)
+                return await self._exchange(request, bearer, progress)
         except (httpx.TimeoutException, TimeoutError):
             kind = ErrorKind.TIMEOUT
         except _TooLargeError:
             kind, detail = ErrorKind.TOO_LARGE, f"the limit is {self._largest_body} bytes"
-        except (httpx.HTTPError, httpx.InvalidURL, OSError):
+        except (httpx.HTTPError, OSError):
             # Not a broken connection but a broken answer, once its head was there.
             if progress.answered:
                 kind, detail = ErrorKind.MALFORMED, "it broke off before its end"
-        # Raised outside the handlers: httpx's errors hold the request with its headers and must not travel along.
+        # Outside the handlers: httpx's errors hold the request with its headers and must not travel along.
+        if progress.refused is not None:
+            raise progress.refused
         unknown = progress.sent and method.upper() not in {"GET", "HEAD"}
         raise KommoError(
             kind, method=method, path=path, host=host.name, detail=detail, outcome_unknown=unknown
         )
 
-    def _request(
-        self,
-        method: str,
-        host: Host,
-        path: str,
-        query: Sequence[tuple[str, str]],
-        json: Any,  # noqa: ANN401
-        headers: Mapping[str, str] | None,
-    ) -> httpx.Request:
-        merged = dict(headers or {})
-        if {name.lower() for name in merged} & {"host", "authorization", "cookie"}:
-            raise ValueError("Host, authorization and cookies are not given as headers.")
-        url = httpx.URL(host.base_url)
-        if host.loopback and url.host.endswith("localhost"):
-            # Resolved here: not every system knows *.localhost, and no resolver should be asked about it.
-            url = url.copy_with(host="127.0.0.1")
-            merged["Host"] = host.name
-        params = httpx.QueryParams(list(query)) if query else None
-        return self._http.build_request(
-            method, url.copy_with(raw_path=path.encode("ascii")), params=params, json=json, headers=merged
-        )
+    def _traced(self, progress: _Progress, limit: asyncio.Timeout, gate: Gate | None) -> _Trace:
+        """Follow the steps that httpx reports; the gate is passed in the one before the first byte."""
 
-    def _traced(
-        self, progress: _Progress, limit: asyncio.Timeout, gate: Gate | None
-    ) -> Callable[[str, dict[str, Any]], Awaitable[None]]:
         async def trace(event: str, info: dict[str, Any]) -> None:
             if event == "http11.send_request_headers.started" and info["request"].method != b"CONNECT":
-                if gate:
-                    await gate()
+                try:
+                    if gate:
+                        await gate()
+                except Exception as error:
+                    progress.refused = error  # an OSError of the budget's database is not one of Kommo's
+                    raise
                 progress.sent = True
                 limit.reschedule(asyncio.get_running_loop().time() + self._total_timeout)
-            elif event == "http11.receive_response_headers.complete":
-                progress.answered = progress.sent
 
         return trace
 
     async def _exchange(
-        self,
-        request: httpx.Request,
-        bearer: SecretStr | None,
-        trace: Callable[[str, dict[str, Any]], Awaitable[None]],
-        progress: _Progress,
+        self, request: httpx.Request, bearer: SecretStr | None, progress: _Progress
     ) -> RawAnswer:
-        request.extensions["trace"] = trace
-        auth = _Bearer(bearer) if bearer else None
-        response = await self._http.send(request, auth=auth, stream=True)
+        response = await self._http.send(request, auth=_Bearer(bearer) if bearer else None, stream=True)
+        progress.answered = True
         try:
-            progress.answered = True
             body = await self._body(response)
         finally:
             await response.aclose()
@@ -240,6 +226,22 @@ class Transport:
                 raise _TooLargeError
             chunks.append(chunk)
         return b"".join(chunks)
+
+
+def _url(host: Host, path: str) -> httpx.URL:
+    if not path.startswith("/") or path.startswith("//") or "?" in path or "#" in path:
+        raise ValueError("The path of a request must be absolute, without a host and without a query.")
+    url = httpx.URL(host.base_url)
+    if host.loopback and url.host.endswith("localhost"):
+        # Resolved here: not every system knows *.localhost, and no resolver should be asked about it.
+        url = url.copy_with(host="127.0.0.1")
+    return url.copy_with(path=path)
+
+
+def _headers(host: Host, given: Mapping[str, str]) -> dict[str, str]:
+    if {name.lower() for name in given} & {"host", "authorization", "cookie"}:
+        raise ValueError("A host, an authorization or a cookie may not be given as a header.")
+    return {**given, "Host": host.name}
 
 
 class _TooLargeError(Exception):
