@@ -5,6 +5,7 @@ Facts: kommo-api.md §2.2 (204 and empty bodies), §2.3 (errors), §2.4 (limits)
 """
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -13,7 +14,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from kommo import paging
 from kommo.answers import Answer, asked_to_wait, data_from_body, error_from_answer
-from kommo.budget import Lane, RateBudget, Turn, wait_for_turn
+from kommo.budget import Lane, RateBudget, wait_for_turn
 from kommo.catalogue import CATALOGUE, Resource
 from kommo.clock import Clock, SystemClock
 from kommo.errors import ErrorKind, KommoError
@@ -28,6 +29,10 @@ BACKOFF_CAP = 8.0
 """Seconds up to which any retry waits."""
 BLOCK_SECONDS = 900.0
 """Seconds for which all stops after a 403 block; Kommo's own time is not documented [D K/limitations]."""
+
+LONGEST_HOLD = 20.0
+"""Seconds after which a connection that waited for its turn is not trusted with a write any more: if Kommo had closed
+it, the write would look as if it might have been done."""
 
 _OUTCOME_UNKNOWN = frozenset(
     {
@@ -70,6 +75,18 @@ class StaticToken:
     async def refused(self, token: SecretStr) -> SecretStr | None:  # noqa: ARG002  part of the protocol
         """Return ``None``: there is no newer one."""
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    path: str
+    params: Sequence[tuple[str, str]] = ()
+    json: Json = field(default=None, repr=False)
+
+    @property
+    def writes(self) -> bool:
+        return self.method != "GET"
 
 
 class KommoClient:
@@ -151,7 +168,7 @@ class KommoClient:
             before_sleep=self._count_retry,
             reraise=True,
         )
-        return await retrying(self._attempt, "GET", path, params, None)
+        return await retrying(self._attempt, _Request("GET", path, params))
 
     async def write(self, method: str, path: str, json: Json) -> Answer:
         """Send a write once (R3).
@@ -168,7 +185,7 @@ class KommoClient:
             KommoError: ``outcome_unknown`` says that nobody knows whether the write took effect.
         """
         try:
-            return await self._attempt(method, path, (), json)
+            return await self._attempt(_Request(method, path, json=json))
         except KommoError as error:
             if error.kind in _OUTCOME_UNKNOWN and not error.outcome_unknown:
                 error.with_unknown_outcome()
@@ -199,46 +216,52 @@ class KommoClient:
         """
         return paging.pages(self.get, _resource(resource), params)
 
-    async def _attempt(self, method: str, path: str, params: Sequence[tuple[str, str]], json: Json) -> Answer:
+    async def _attempt(self, ask: _Request) -> Answer:
         token = await self._token.current()
-        raw = await self._send(method, path, params, json, token)
+        raw = await self._send(ask, token)
         if raw.status == 401 and (newer := await self._token.refused(token)) is not None:
-            raw = await self._send(method, path, params, json, newer)
+            raw = await self._send(ask, newer)
         if 200 <= raw.status < 300:
-            return self._answer(method, path, raw)
+            return self._answer(ask, raw)
         error = error_from_answer(
-            raw.status, raw.body, method=method, path=path, host=self.host.name, request_id=raw.request_id
+            raw.status,
+            raw.body,
+            method=ask.method,
+            path=ask.path,
+            host=self.host.name,
+            request_id=raw.request_id,
         )
         await self._tell_the_budget(error, raw)
         raise error
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        params: Sequence[tuple[str, str]],
-        json: Json,
-        token: SecretStr,
-    ) -> RawAnswer:
-        turn = await self._turn()
+    async def _send(self, ask: _Request, token: SecretStr, *, renewed: bool = False) -> RawAnswer:
+        if (quiet := self._quiet_until - self._clock.monotonic()) > 0:
+            await self._clock.sleep(quiet)
+        opened = self._clock.monotonic()
 
         async def gate() -> None:
-            # The connection may have had to be made first, which takes longer than a turn is good for.
-            nonlocal turn
-            if turn.is_late(self._clock) or self._clock.monotonic() < self._quiet_until:
-                turn = await self._turn()
+            # The turn is taken here, on a standing connection: making one takes longer than a turn is good for.
+            await self._wait_for_turn()
+            if ask.writes and not renewed and self._clock.monotonic() - opened > LONGEST_HOLD:
+                raise _HeldTooLongError
             self.requests_sent += 1
 
-        return await self._transport.send(method, self.host, path, params, json=json, bearer=token, gate=gate)
+        try:
+            return await self._transport.send(
+                ask.method, self.host, ask.path, ask.params, json=ask.json, bearer=token, gate=gate
+            )
+        except _HeldTooLongError:
+            pass
+        return await self._send(ask, token, renewed=True)
 
-    async def _turn(self) -> Turn:
+    async def _wait_for_turn(self) -> None:
         """Wait for a turn; one that was granted before a 429 came in is not used any more (R2)."""
         while True:
-            turn = await wait_for_turn(self._budget, self._keys, self.lane, self._clock)
+            await wait_for_turn(self._budget, self._keys, self.lane, self._clock)
             if self._clock.monotonic() >= self._quiet_until:
-                return turn
+                return
 
-    def _answer(self, method: str, path: str, raw: RawAnswer) -> Answer:
+    def _answer(self, ask: _Request, raw: RawAnswer) -> Answer:
         trouble = None
         try:
             return Answer(raw.status, data_from_body(raw.body), raw.request_id)
@@ -246,8 +269,8 @@ class KommoClient:
             trouble = str(error)
         raise KommoError(
             ErrorKind.MALFORMED,
-            method=method,
-            path=path,
+            method=ask.method,
+            path=ask.path,
             host=self.host.name,
             status=raw.status,
             request_id=raw.request_id,
@@ -270,6 +293,10 @@ class KommoClient:
 
     def _count_retry(self, state: RetryCallState) -> None:  # noqa: ARG002  tenacity's signature
         self.retries += 1
+
+
+class _HeldTooLongError(Exception):
+    """The connection waited so long for its turn that a new one is better."""
 
 
 def _passes(error: BaseException) -> bool:

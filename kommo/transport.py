@@ -104,7 +104,8 @@ class Transport:
         if noisy.level == logging.NOTSET:
             noisy.setLevel(logging.WARNING)
         self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(total_timeout, connect=connect_timeout),
+            # No limit for the pool: a connection is held while its request waits for a turn, which is no fault.
+            timeout=httpx.Timeout(total_timeout, connect=connect_timeout, pool=None),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=_IDLE),
             headers={"User-Agent": USER_AGENT, "Accept": "application/hal+json, application/json"},
             # A jar that takes nothing: a cookie of one account must not reach another.
