@@ -1,0 +1,147 @@
+"""From a request to an answer: host, block, faults, limits, token, plan, rights, route. And the log of it all.
+
+Order of the checks, as far as it can be seen from outside: what a gateway does comes first (block of the address, limits),
+then the token (401), the plan (402), the path (404, 405), the rights (403), the body (400).
+"""
+
+import time
+from urllib.parse import parse_qsl
+
+from sandbox import errors, oauth_pages
+from sandbox.call import Call, Quirks
+from sandbox.control import Control
+from sandbox.faults import GATEWAY, Rule, damaged, gateway_answer, quirks_of
+from sandbox.requestlog import Entry
+from sandbox.router import resolve
+from sandbox.state import Account
+from sandbox.tokens import AccessToken
+from sandbox.wire import Answer, Request, Response
+from sandbox.world import World
+
+_LOOPBACK = ("127.", "::1", "::ffff:127.")
+_NO_ACCOUNT = {"", "www"}
+
+
+class App:
+    """Answers requests.
+
+    Args:
+        world: The state behind.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.control = Control(world)
+
+    def handle(self, request: Request) -> Answer:
+        """The answer to one request."""
+        if request.path.startswith("/_sandbox/"):
+            if not request.client.startswith(_LOOPBACK):
+                return errors.forbidden()
+            return self.control.handle(request)
+        started = time.perf_counter()
+        label = _label(request)
+        account = self.world.account_named(label) if label else self._by_token(request)
+        response, fault, counted = self._answer(request, label, account)
+        self.world.log.entries.append(
+            Entry(
+                arrived=request.arrived,
+                client=request.client,
+                account=account.subdomain if account else None,
+                method=request.method,
+                path=request.path,
+                query=request.raw_query,
+                status=response.status,
+                fault=fault,
+                counted=counted,
+                duration=time.perf_counter() - started,
+            )
+        )
+        return response
+
+    def _answer(
+        self, request: Request, label: str, account: Account | None
+    ) -> tuple[Response, str | None, bool]:
+        """Answer, kind of the fault that struck, and whether the request took a place in the rate window."""
+        limiter = self.world.limiter
+        if request.client in limiter.blocked:
+            return errors.ip_blocked(), None, False
+        name = account.subdomain if account else None
+        rules = self.world.faults.strike(request, name) if self.world.faults.rules else []
+        fault = "+".join(rule.kind for rule in rules) or None
+        if rules and rules[0].kind in GATEWAY:
+            return gateway_answer(rules[0], limiter.settings.retry_after), fault, False
+        if not limiter.admit(request.client, name, request.arrived):
+            answer = errors.too_many_requests(limiter.settings.retry_after, html=limiter.settings.html)
+            return answer, None, False
+        try:
+            response = self._serve(request, label, account, rules)
+        except errors.Problem as problem:
+            response = problem.response
+        return damaged(response, rules), fault, True
+
+    def _serve(self, request: Request, label: str, account: Account | None, rules: list[Rule]) -> Response:
+        path = request.path
+        if path == "/oauth2/access_token":
+            if label and account is None:
+                return errors.not_found(request.method, _url(request))
+            return self._token(request, account)
+        if path == "/oauth2/account/current/subdomain":
+            return oauth_pages.current_subdomain(self.world, request)
+        if path == "/oauth" and label in _NO_ACCOUNT:
+            return oauth_pages.consent(self.world, request)
+        if not path.startswith("/api/v4/") or (label and account is None):
+            return errors.not_found(request.method, _url(request))
+        token = self.world.tokens.find(_bearer(request))
+        if token is None or account is None or token.account_id != account.id:
+            return errors.unauthorized()
+        return self._call(request, account, token, rules)
+
+    def _call(self, request: Request, account: Account, token: AccessToken, rules: list[Rule]) -> Response:
+        user = account.users.get(token.user_id)
+        if user is None:
+            return errors.unauthorized()
+        context = request.headers.get("x-context-user-id")
+        if context and user["rights"]["is_admin"]:  # [D A/scopes] run as another user
+            user = account.users.get(int(context)) if context.isdigit() else None
+            if user is None or user["rights"]["is_free"]:
+                return errors.unauthorized()
+        self.world.oauth.access_used(token)
+        if not account.paid:
+            return errors.payment_required()
+        if "crm" not in token.scopes:
+            return errors.forbidden()
+        route, params, known = resolve(request.method, request.path)
+        if route is None:
+            return errors.method_not_allowed() if known else errors.not_found(request.method, _url(request))
+        if route.admin and not user["rights"]["is_admin"]:
+            return errors.forbidden()
+        quirks = quirks_of(rules, account.top_domain, account.subdomain) if rules else Quirks()
+        return route.handler(Call(self.world, account, user, token.scopes, request, params, quirks))
+
+    def _token(self, request: Request, account: Account | None) -> Response:
+        if request.method != "POST":
+            return errors.method_not_allowed()
+        return oauth_pages.token(
+            self.world, request, account, dict(parse_qsl(request.body.decode("latin-1")))
+        )
+
+    def _by_token(self, request: Request) -> Account | None:
+        token = self.world.tokens.find(_bearer(request))
+        return self.world.account_with_id(token.account_id) if token else None
+
+
+def _label(request: Request) -> str:
+    """The first label of `<label>.localhost`; empty for plain localhost and addresses."""
+    host = request.headers.get("host", "").partition(":")[0].lower()
+    return host.removesuffix(".localhost") if host.endswith(".localhost") else ""
+
+
+def _bearer(request: Request) -> str:
+    kind, _, value = request.headers.get("authorization", "").partition(" ")
+    return value.strip() if kind.lower() == "bearer" else ""
+
+
+def _url(request: Request) -> str:
+    query = f"?{request.raw_query}" if request.raw_query else ""
+    return f"http://{request.headers.get('host', 'localhost')}{request.path}{query}"

@@ -1,0 +1,3 @@
+"""Tasks (fact sheet 3.8)."""
+
+ROUTES: list = []
