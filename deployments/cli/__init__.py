@@ -1,5 +1,77 @@
-"""The `kommo` command."""
+"""The `kommo` command: every door of the data plane for a person at a terminal.
+
+Each command imports what it needs when it runs, so that `kommo --help` answers at once and commands that only read the
+store never pay for Prefect.
+"""
+
+from cyclopts import App
+
+from deployments.cli.run import quiet_prefect, run_app
+
+HELP = """\
+Connect Kommo (amoCRM) accounts, keep versioned snapshots of their set-up, see what changed.
+
+Start with `kommo demo`: it needs no account and no key. Then `kommo connect ORG --domain SUBDOMAIN.kommo.com`,
+`kommo sync ORG` and `kommo snapshot show ORG pipelines`.
+
+Exit codes: 0 done · 1 failed, with a sentence that says what to do · 2 wrong use.
+"""
+
+
+def build_app() -> App:
+    """The command tree."""
+    app = App(name="kommo", help=HELP, version_flags=["--version"], version=_version)
+    app.command(
+        "deployments.cli.demo:demo", name="demo", help="See it all work in a minute, on a stand-in for Kommo."
+    )
+    app.command(
+        "deployments.cli.sandbox:sandbox", name="sandbox", help="Run the stand-in for Kommo by itself."
+    )
+    app.command(
+        "deployments.cli.connect:connect", name="connect", help="Connect an org to its Kommo account."
+    )
+    app.command(
+        "deployments.cli.sync:sync", name="sync", help="Read an org's Kommo set-up and save what changed."
+    )
+    app.command(
+        "deployments.cli.status:status", name="status", help="Which orgs are connected, and how they are."
+    )
+    snapshot = App(
+        name="snapshot", help="Look at what was read: now, at any time, and what changed between runs."
+    )
+    snapshot.command(
+        "deployments.cli.snapshot:show", name="show", help="What one kind held, now or at a time."
+    )
+    snapshot.command("deployments.cli.snapshot:diff", name="diff", help="What changed between two runs.")
+    snapshot.command("deployments.cli.snapshot:runs", name="runs", help="The runs of an org, newest first.")
+    app.command(snapshot)
+    db = App(name="db", help="The project's own database.")
+    db.command("deployments.cli.database:upgrade", name="upgrade", help="Bring the tables to this version.")
+    db.command(
+        "deployments.cli.database:downgrade",
+        name="downgrade",
+        help="Take the tables back to an older version.",
+    )
+    db.command("deployments.cli.database:state", name="state", help="Which version the tables have.")
+    app.command(db)
+    budget = App(name="budget", help="The request budget shared by all processes.")
+    budget.command(
+        "deployments.cli.budget:show", name="show", help="Who may send when, and which keys are stopped."
+    )
+    budget.command(
+        "deployments.cli.budget:unblock", name="unblock", help="Let requests of a stopped key go again."
+    )
+    app.command(budget)
+    return app
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("kommo-data-plane")
 
 
 def main() -> None:
     """Entry point of the console script."""
+    quiet_prefect()
+    run_app(build_app())

@@ -1,0 +1,114 @@
+"""`KommoConnection`: one org's access to one Kommo account.
+
+A block is written only by whoever connects or refreshes; nobody else may save it, because Prefect's blocks have
+no compare-and-set (prefect-facts: ten concurrent saves keep one).
+"""
+
+import re
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from prefect.blocks.abstract import CredentialsBlock
+from pydantic import ConfigDict, Field, HttpUrl, SecretStr
+
+from blocks.app import LOGO
+from kommo.budget import RateBudget
+from kommo.client import KommoClient, StaticToken
+from kommo.hosts import parse_host
+
+_ORG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_BLOCK_PREFIX = "org-"
+LONG_LIVED: Literal["long_lived"] = "long_lived"
+
+
+def block_name(org: str) -> str:
+    """Name of the connection block of an org.
+
+    Args:
+        org: the product's tenant id: lower-case letters, digits and dashes, at most 100 characters.
+
+    Raises:
+        ValueError: the org cannot be a block name.
+    """
+    if len(org) > 100 or not _ORG.fullmatch(org):
+        raise ValueError(
+            "An org is written in lower-case letters, digits and single dashes (at most 100 characters), "
+            "as in 'acme' or 'acme-eu-2'."
+        )
+    return f"{_BLOCK_PREFIX}{org}"
+
+
+class KommoConnection(CredentialsBlock):
+    """One org's access to one Kommo account: its host and its tokens.
+
+    Example:
+        Load a connection and read the account:
+        ```python
+        from blocks.connection import KommoConnection
+
+        connection = KommoConnection.load("BLOCK_NAME")
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "Kommo Connection"
+    _block_type_slug: ClassVar[str] = "kommo-connection"
+    _logo_url: ClassVar[HttpUrl] = LOGO
+    _documentation_url: ClassVar[HttpUrl] = HttpUrl("https://developers.kommo.com/docs/long-lived-token")
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    org: str = Field(
+        default="", title="Org", description="The product's tenant that this account belongs to."
+    )
+    host: str = Field(
+        default="", title="Account host", description="Full host of the account, for example acme.kommo.com."
+    )
+    account_id: int | None = Field(
+        default=None, title="Account id", description="Kommo's account id, known after the first call."
+    )
+    token_kind: Literal["long_lived", "pair"] = Field(
+        default=LONG_LIVED,
+        title="Kind of token",
+        description="A long-lived token has no refresh token; a pair comes from OAuth.",
+    )
+    access_token: SecretStr = Field(
+        default=SecretStr(""), title="Access token", description="Bearer token for API calls."
+    )
+    refresh_token: SecretStr = Field(
+        default=SecretStr(""), title="Refresh token", description="Single-use refresh token of a pair."
+    )
+    expires_at: datetime | None = Field(
+        default=None, title="Expires at", description="When the access token ends, in UTC."
+    )
+    scopes: list[str] = Field(
+        default_factory=list, title="Scopes", description="Scopes named in the token, for information only."
+    )
+
+    @property
+    def budget_key(self) -> str:
+        """The row of the rate budget that every process working on this account shares."""
+        return f"account:{self.account_id or self.host}"
+
+    def get_client(
+        self,
+        *,
+        budget: RateBudget,
+        egress: str = "default",
+        allow_loopback: bool = False,
+    ) -> KommoClient:
+        """A client for this account; use it as an async context manager.
+
+        Args:
+            budget: the request budget shared by all processes of the installation.
+            egress: name of the outgoing IP that this process uses.
+            allow_loopback: accept the sandbox's hosts.
+
+        Raises:
+            HostNotAllowed: the host is not one of Kommo's.
+        """
+        return KommoClient(
+            parse_host(self.host, allow_loopback=allow_loopback),
+            StaticToken(self.access_token),
+            budget=budget,
+            account_key=self.budget_key,
+            egress_key=f"egress:{egress}",
+        )

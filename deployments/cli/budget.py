@@ -1,0 +1,47 @@
+"""`kommo budget`: the request budget that all processes of an installation share."""
+
+from deployments.cli.output import cell, print_json, say, table
+
+
+async def show(*, json: bool = False) -> None:
+    """Show every key of the budget: when its next request may go, and whether it is stopped.
+
+    Args:
+        json: Print it as JSON.
+    """
+    from blocks.settings import Settings
+    from tasks.session import budget_of, open_database
+
+    settings = Settings()
+    async with open_database(settings) as database:
+        rows = await budget_of(database, settings).status()
+    if json:
+        print_json([vars(row) for row in rows])
+        return
+    table(
+        ["key", "next request in", "stopped for", "why"],
+        [
+            (
+                cell(row.key),
+                f"{row.next_in:.2f} s",
+                f"{row.blocked_for:.0f} s" if row.blocked_for else "–",
+                cell(row.blocked_reason),
+            )
+            for row in rows
+        ],
+    )
+
+
+async def unblock(key: str) -> None:
+    """Let requests of a stopped key go again, once Kommo has lifted its block.
+
+    Args:
+        key: The key as `kommo budget show` writes it, for example egress:default.
+    """
+    from blocks.settings import Settings
+    from tasks.session import budget_of, open_database
+
+    settings = Settings()
+    async with open_database(settings) as database:
+        await budget_of(database, settings).unblock(key)
+    say(f"{key} may send again.")

@@ -1,0 +1,110 @@
+"""How the command line speaks: tables and colours on a terminal, plain text when piped, JSON when asked."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+# A pipe has no width to keep to: a table that is cut there loses data.
+_PIPE_WIDTH = 400
+
+out = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+STATE_STYLES: Mapping[str, str] = {
+    "connected": "green",
+    "completed": "green",
+    "saved": "green",
+    "degraded": "yellow",
+    "superseded": "yellow",
+    "running": "cyan",
+    "failed": "red",
+    "reauthorization_required": "red",
+    "abandoned": "red",
+    "disconnected": "dim",
+    "breaking": "red",
+    "warning": "yellow",
+    "info": "dim",
+}
+
+
+def print_json(value: object) -> None:
+    """Write one JSON document to standard output; times as ISO 8601 in UTC."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=_json_default) + "\n")
+
+
+def _json_default(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return str(value)
+
+
+def say(text: str, *, style: str | None = None) -> None:
+    """One line for a person."""
+    out.print(escape(text), style=style)
+
+
+def complain(sentence: str) -> None:
+    """One error for a person, on standard error."""
+    err.print(f"[bold red]error:[/] {escape(sentence)}")
+
+
+def state_text(state: str | None) -> str:
+    """A state in its colour."""
+    if state is None:
+        return "–"
+    style = STATE_STYLES.get(state)
+    return f"[{style}]{escape(state)}[/]" if style else escape(state)
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """How long ago something was, as a person says it."""
+    if moment is None:
+        return "never"
+    seconds = (now - moment).total_seconds()
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit} ago"
+    return "just now" if seconds < 5 else f"{int(seconds)} s ago"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+    """A table; cells are rich markup, so text from outside must be escaped by `cell`."""
+    plain = not out.is_terminal
+    grid = Table(
+        title=None if plain else title,
+        box=None if plain else Table().box,
+        title_justify="left",
+        show_edge=not plain,
+        pad_edge=not plain,
+        header_style="bold",
+    )
+    for column in columns:
+        grid.add_column(column, overflow="fold", no_wrap=plain)
+    for row in rows:
+        grid.add_row(*(str(value) for value in row))
+    out.print(grid)
+
+
+def cell(value: object) -> str:
+    """One value as a table cell."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, list | dict):
+        return escape(json.dumps(value, ensure_ascii=False))
+    # Text from a CRM may hold control characters; a terminal would obey them.
+    return escape("".join(char if char.isprintable() else "�" for char in str(value)))

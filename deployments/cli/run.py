@@ -1,0 +1,71 @@
+"""How a command runs: a quiet Prefect, one place where errors become sentences and exit codes.
+
+Exit codes: 0 done, 1 failed with a sentence that says what to do, 2 wrong use.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from cyclopts import App, CycloptsError
+
+from deployments.cli.output import complain
+
+# Settings for a person at a terminal. A worker or a service sets its own; nothing here overrides what is set.
+_QUIET_PREFECT = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_LOGGING_ROOT_LEVEL": "ERROR",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_CLI_PROMPT": "false",
+}
+
+
+def quiet_prefect() -> None:
+    """Set Prefect's environment for the command line; must run before Prefect is imported."""
+    for name, value in _QUIET_PREFECT.items():
+        os.environ.setdefault(name, value)
+
+
+class WrongUseError(Exception):
+    """The command was called with something it cannot take; exit code 2."""
+
+
+def run_app(app: App, tokens: list[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit code."""
+    sys.exit(exit_code(lambda: app(tokens, exit_on_error=False, print_error=True)))
+
+
+def exit_code(action: Callable[[], Any]) -> int:
+    """Run an action; an error becomes a sentence on standard error and a code."""
+    try:
+        action()
+    except CycloptsError:
+        return 2
+    except WrongUseError as error:
+        complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        complain("Interrupted. What was saved is whole; run the command again to go on.")
+        return 130
+    except Exception as error:
+        complain(_sentence(error))
+        if os.environ.get("KOMMO_DEBUG"):
+            raise
+        return 1
+    return 0
+
+
+def _sentence(error: Exception) -> str:
+    from tasks.errors import KNOWN_ERRORS, DataPlaneError
+
+    if isinstance(error, (*KNOWN_ERRORS, DataPlaneError)):
+        return str(error)
+    return (
+        f"Unexpected {type(error).__name__}. Run it again with KOMMO_DEBUG=1 to see where; "
+        "if it stays, please report it with that output."
+    )

@@ -1,0 +1,50 @@
+"""`kommo sandbox`: the stand-in for Kommo as a server of its own."""
+
+import sys
+
+
+def sandbox(
+    *,
+    port: int = 8025,
+    accounts: int = 2,
+    leads: int = 200,
+    contacts: int = 200,
+    companies: int = 50,
+    fields: int = 0,
+    talks: int = 40,
+    limit: int = 7,
+    seed: int = 1,
+    json: bool = False,
+) -> None:
+    """Run a stand-in for Kommo on loopback until it is interrupted.
+
+    It prints, for each account, the host and tokens to connect with. Set KOMMO_SANDBOX=1 for the commands that use it:
+    loopback hosts are refused otherwise.
+
+    Args:
+        port: Port to listen on; 0 takes a free one.
+        accounts: How many accounts to serve.
+        leads: Leads in each account.
+        contacts: Contacts in each account.
+        companies: Companies in each account.
+        fields: Extra custom fields per entity, beside one of each type.
+        talks: Talks in each account.
+        limit: Requests a second, per account and per IP; 0 is no limit.
+        seed: The same seed gives the same data.
+        json: Print the ready line as JSON.
+    """
+    from sandbox.__main__ import main
+
+    options = {
+        "port": port,
+        "accounts": accounts,
+        "leads": leads,
+        "contacts": contacts,
+        "companies": companies,
+        "fields": fields,
+        "talks": talks,
+        "limit": limit,
+        "seed": seed,
+    }
+    argv = [f"--{name}={value}" for name, value in options.items()]
+    sys.exit(main([*argv, "--json"] if json else argv))

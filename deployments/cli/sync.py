@@ -1,0 +1,164 @@
+"""`kommo sync`: an ad-hoc run of the sync flows, with its progress in the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from deployments.cli.output import cell, err, print_json, say, state_text, table
+from deployments.cli.run import WrongUseError
+
+if TYPE_CHECKING:
+    from tasks.progress import Step
+    from tasks.reports import SyncReport
+    from tasks.scopes import Scope
+
+
+async def sync(
+    org: str | None = None, *, scope: str = "all", all_orgs: bool = False, json: bool = False
+) -> None:
+    """Read an org's Kommo set-up, save what changed, and say what that means.
+
+    Args:
+        org: The org to sync.
+        scope: What to read: all, funnels, channels or fields.
+        all_orgs: Sync every connected org instead of one.
+        json: Print the report as JSON.
+    """
+    from tasks.scopes import Scope
+
+    if (org is None) == (not all_orgs):
+        raise WrongUseError("Name one org, or say --all-orgs.")
+    try:
+        wanted = Scope(scope)
+    except ValueError:
+        raise WrongUseError(f"--scope is one of {', '.join(Scope)}, not {scope!r}.") from None
+    if org is None:
+        await _sync_fleet(wanted, json=json)
+    else:
+        await sync_one(org, wanted, json=json)
+
+
+async def sync_one(org: str, scope: Scope, *, json: bool = False) -> SyncReport:
+    """Run the flow for one org and show its report; a failed sync is shown as far as it came, then raised."""
+    from flows.full_sync import full_crm_sync
+    from tasks.errors import SyncFailedError
+
+    failure: SyncFailedError | None = None
+    with shown_progress():
+        try:
+            report = await full_crm_sync(org, scope)
+        except SyncFailedError as error:
+            report, failure = error.report, error
+    if json:
+        print_json(report)
+    else:
+        show_report(report)
+    if failure is not None:
+        raise failure
+    return report
+
+
+async def _sync_fleet(scope: Scope, *, json: bool) -> None:
+    from flows.fleet_sync import full_crm_sync_all
+    from tasks.errors import FleetSyncFailedError
+
+    failure: FleetSyncFailedError | None = None
+    with shown_progress():
+        try:
+            report = await full_crm_sync_all(scope)
+        except FleetSyncFailedError as error:
+            report, failure = error.report, error
+    if json:
+        print_json(report)
+    else:
+        rows = [(org, state_text("completed"), "") for org in report.completed]
+        rows += [(org, state_text("failed"), cell(reason)) for org, reason in report.failed.items()]
+        table(["org", "sync", "why"], rows)
+    if failure is not None:
+        raise failure
+
+
+def show_report(report: SyncReport) -> None:
+    """What one sync came to: its kinds, then what changed since the run before."""
+    table(
+        ["kind", "state", "items", "added", "changed", "removed", "why"],
+        [
+            (
+                kind.kind,
+                state_text(kind.state),
+                kind.items,
+                kind.added,
+                kind.changed,
+                kind.removed,
+                cell(kind.reason or ""),
+            )
+            for kind in report.kinds
+        ],
+    )
+    say(report.summary())
+    show_changes(report.drift)
+
+
+def show_changes(changes: list[object]) -> None:
+    """Drift as a table, what breaks first."""
+    from store.drift import Change
+
+    if not changes:
+        return
+    rows = [change for change in changes if isinstance(change, Change)]
+    table(
+        ["severity", "kind", "what", "name", "before", "after", "why it matters"],
+        [
+            (
+                state_text(change.severity),
+                change.kind,
+                change.change,
+                cell(change.name),
+                cell(change.before),
+                cell(change.after),
+                cell(change.why),
+            )
+            for change in rows
+        ],
+        title="What changed",
+    )
+
+
+@contextlib.contextmanager
+def shown_progress() -> Iterator[None]:
+    """A bar on a terminal, a line per group elsewhere; on standard error, so that a pipe gets only the answer."""
+    from tasks.progress import listen_to_progress
+
+    if not err.is_terminal:
+
+        def line(step: Step) -> None:
+            outcome = "failed" if step.failed else "done"
+            err.print(f"{step.org}: {step.group} {outcome} ({step.done}/{step.total})")
+
+        listen_to_progress(line)
+        yield
+        return
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+    )
+    with bar:
+        rows: dict[str, TaskID] = {}
+        waiting = bar.add_task("starting Prefect", total=None)
+
+        def advance(step: Step) -> None:
+            bar.update(waiting, visible=False)
+            if step.org not in rows:
+                rows[step.org] = bar.add_task(step.org, total=step.total)
+            bar.update(rows[step.org], completed=step.done, description=f"{step.org} · {step.group}")
+
+        listen_to_progress(advance)
+        yield

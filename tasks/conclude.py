@@ -1,0 +1,81 @@
+"""How a sync ends: the run's row, the connection's state and the report, from what became of each group."""
+
+from store.drift import changes_of_run
+
+from store.connections import note_sync, set_state
+from store.runs import finish_run
+from store.snapshots import Saved
+from tasks.errors import connection_state_after, sentence_of
+from tasks.reports import KindReport, SyncReport
+from tasks.scopes import KINDS_OF_GROUP, Group, Scope
+from tasks.session import SyncSession
+
+Outcomes = dict[Group, dict[str, Saved] | Exception]
+
+
+def _reason(failures: dict[Group, Exception]) -> str:
+    """One text for all failures: groups that failed alike are named together."""
+    by_sentence: dict[str, list[str]] = {}
+    for group, error in failures.items():
+        by_sentence.setdefault(sentence_of(error), []).append(group.value)
+    return " ".join(f"{', '.join(groups)}: {sentence}" for sentence, groups in by_sentence.items())
+
+
+def _kind_reports(outcomes: Outcomes) -> list[KindReport]:
+    reports = []
+    for group, outcome in outcomes.items():
+        if isinstance(outcome, Exception):
+            reason = sentence_of(outcome)
+            reports += [
+                KindReport(kind=kind, state="failed", reason=reason) for kind in KINDS_OF_GROUP[group]
+            ]
+            continue
+        reports += [
+            KindReport(
+                kind=kind,
+                state="superseded" if saved.superseded else "saved",
+                items=saved.items,
+                added=saved.added,
+                changed=saved.changed,
+                removed=saved.removed,
+            )
+            for kind, saved in outcome.items()
+        ]
+    return reports
+
+
+async def conclude_sync(session: SyncSession, scope: Scope, outcomes: Outcomes) -> SyncReport:
+    """Finish the run, settle the connection's state, and put the report together."""
+    failures = {group: outcome for group, outcome in outcomes.items() if isinstance(outcome, Exception)}
+    reason = _reason(failures) if failures else None
+    now = session.clock.now()
+    state = "failed" if failures else "completed"
+    await finish_run(
+        session.database,
+        session.run_id,
+        state=state,
+        requests=session.client.requests_sent,
+        reason=reason,
+        now=now,
+    )
+    states = {after for error in failures.values() if (after := connection_state_after(error))}
+    if "reauthorization_required" in states:
+        await set_state(session.database, session.org, "reauthorization_required", reason, now=now)
+    elif states:
+        await set_state(session.database, session.org, "degraded", reason, now=now)
+    elif not failures:
+        await set_state(session.database, session.org, "connected", None, now=now)
+    if not failures:
+        await note_sync(session.database, session.org, session.run_id, now=now)
+    return SyncReport(
+        org=session.org,
+        scope=scope.value,
+        run_id=session.run_id,
+        state=state,
+        reason=reason,
+        requests=session.client.requests_sent,
+        retries=session.client.retries,
+        seconds=round((now - session.started_at).total_seconds(), 3),
+        kinds=_kind_reports(outcomes),
+        drift=(await changes_of_run(session.database, session.run_id)).changes,
+    )

@@ -1,0 +1,128 @@
+"""Connecting an org with a token: prove it, keep it, remember what it belongs to.
+
+Neither a flow nor a task: a token must never be a parameter of one, because Prefect stores parameters (T5).
+"""
+
+from pydantic import SecretStr
+
+from blocks.connection import LONG_LIVED, KommoConnection, block_name
+from blocks.settings import Settings
+from kommo.claims import read_claims
+from kommo.clock import Clock, SystemClock
+from kommo.errors import KommoError
+from kommo.hosts import parse_host
+from kommo.models import Account
+from store.connections import ConnectionRecord, get_connection, put_connection
+from store.database import Database
+from store.errors import UnknownConnectionError
+from tasks.errors import WrongAccountError
+from tasks.readers import read_account
+from tasks.session import budget_of, open_database
+
+
+async def connect_with_token(
+    org: str,
+    domain: str,
+    token: SecretStr,
+    settings: Settings,
+    *,
+    replace: bool = False,
+    clock: Clock | None = None,
+) -> ConnectionRecord:
+    """Connect an org with a long-lived token, after one call to Kommo has proved it.
+
+    The block is saved before the row: a crash between the two leaves credentials that nobody uses yet, not a
+    connection without credentials.
+
+    Args:
+        org: the product's tenant.
+        domain: the account's host as a person writes it.
+        token: a long-lived token [D K/long-lived-token].
+        settings: this installation.
+        replace: let the org move to another Kommo account.
+        clock: source of time.
+
+    Returns:
+        The connection as the store now knows it.
+
+    Raises:
+        KommoError: the host is not Kommo's, or Kommo refused or could not be reached. For an org that was not connected
+            before, the attempt is kept with its reason, so that `kommo status` shows it.
+        WrongAccountError: the org belongs to another account already.
+    """
+    clock = clock or SystemClock()
+    name = block_name(org)
+    async with open_database(settings) as database:
+        before = await _connection_before(database, org)
+        try:
+            block, account = await _prove(org, domain, token, settings, database)
+        except KommoError as error:
+            if before is None or before.account_id is None:
+                await _remember_failure(database, org, domain, error, clock)
+            raise
+        if before is not None and before.account_id not in {None, account.id} and not replace:
+            raise WrongAccountError(
+                f"'{org}' is connected to account {before.account_id} ({before.host}), and this token belongs to "
+                f"account {account.id} ({block.host}). If the org really moves, say --replace: its history goes on."
+            )
+        await block.asave(name, overwrite=True)
+        return await put_connection(
+            database,
+            org=org,
+            block_name=name,
+            host=block.host,
+            account_id=account.id,
+            account_name=account.name,
+            subdomain=account.subdomain,
+            token_kind=block.token_kind,
+            expires_at=block.expires_at,
+            scopes=block.scopes,
+            state="connected",
+            now=clock.now(),
+        )
+
+
+async def _connection_before(database: Database, org: str) -> ConnectionRecord | None:
+    try:
+        return await get_connection(database, org)
+    except UnknownConnectionError:
+        return None
+
+
+async def _prove(
+    org: str, domain: str, token: SecretStr, settings: Settings, database: Database
+) -> tuple[KommoConnection, Account]:
+    host = parse_host(domain, allow_loopback=settings.sandbox)
+    claims = read_claims(token)
+    block = KommoConnection(
+        org=org,
+        host=host.name,
+        account_id=claims.account_id,
+        access_token=token,
+        expires_at=claims.expires_at,
+        scopes=claims.scopes,
+    )
+    client = block.get_client(
+        budget=budget_of(database, settings), egress=settings.egress, allow_loopback=settings.sandbox
+    )
+    async with client:
+        account = await read_account(client)
+    return block.model_copy(update={"account_id": account.id}), account
+
+
+async def _remember_failure(
+    database: Database, org: str, domain: str, error: KommoError, clock: Clock
+) -> None:
+    # What a person typed as a domain could be anything, a token pasted into the wrong place among it: only something
+    # that at least looks like a host is kept.
+    looks_like_host = len(domain) <= 100 and all(char.isalnum() or char in ".-:" for char in domain)
+    await put_connection(
+        database,
+        org=org,
+        block_name=block_name(org),
+        host=domain if looks_like_host and "." in domain else "",
+        token_kind=LONG_LIVED,
+        state="failed",
+        reason=str(error),
+        now=clock.now(),
+    )

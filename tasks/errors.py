@@ -1,0 +1,58 @@
+"""What can go wrong above Kommo and the store; each sentence says who is at fault and what to do."""
+
+from kommo.errors import ErrorKind, KommoError
+from store.errors import StoreError
+from tasks.reports import FleetReport, SyncReport
+
+KNOWN_ERRORS = (KommoError, StoreError)
+
+
+class DataPlaneError(Exception):
+    """Base of the errors that tasks and flows raise themselves; `str()` is a sentence for a person."""
+
+
+class NotConnectedError(DataPlaneError):
+    """The org has no connection, or its credentials are not where this process looks."""
+
+
+class WrongAccountError(DataPlaneError):
+    """The host answers for another Kommo account than the one this org was connected to."""
+
+
+class SyncFailedError(DataPlaneError):
+    """At least one group could not be read or saved; what was read is kept, `report` says what."""
+
+    def __init__(self, report: SyncReport) -> None:
+        self.report = report
+        super().__init__(f"The sync of '{report.org}' failed. {report.reason}")
+
+
+class FleetSyncFailedError(DataPlaneError):
+    """At least one org could not be synced; `report` names each with the reason."""
+
+    def __init__(self, report: FleetReport) -> None:
+        self.report = report
+        total = len(report.failed) + len(report.completed)
+        super().__init__(
+            f"{len(report.failed)} of {total} orgs could not be synced: {', '.join(sorted(report.failed))}. "
+            "`kommo status` says why."
+        )
+
+
+def sentence_of(error: BaseException) -> str:
+    """A sentence that may be shown to anyone and stored anywhere.
+
+    Errors of this project are made to be shown; of any other only the type is, because its text may hold
+    whatever was being worked on.
+    """
+    if isinstance(error, (*KNOWN_ERRORS, DataPlaneError)):
+        return str(error)
+    return f"Unexpected {type(error).__name__}; the log of the run has the details."
+
+
+def connection_state_after(error: BaseException) -> str | None:
+    """The state of a connection after this error, or None when the error says nothing about it."""
+    if isinstance(error, KommoError):
+        # A long-lived token cannot be refreshed, so a 401 is final for it [D K/long-lived-token].
+        return "reauthorization_required" if error.kind is ErrorKind.UNAUTHORIZED else "degraded"
+    return "degraded" if isinstance(error, WrongAccountError) else None

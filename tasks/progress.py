@@ -1,0 +1,59 @@
+"""How far a sync is: an artifact for the Prefect UI, and a listener for whoever waits at a terminal."""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from uuid import UUID
+
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.context import FlowRunContext
+
+
+@dataclass(frozen=True)
+class Step:
+    """One group is through: `done` of `total`."""
+
+    org: str
+    group: str
+    done: int
+    total: int
+    failed: bool
+
+
+Listener = Callable[[Step], None]
+_LISTENER: ContextVar[Listener | None] = ContextVar("sync_progress_listener", default=None)
+
+
+def listen_to_progress(listener: Listener) -> None:
+    """Call `listener` after every group of the syncs started from this context."""
+    _LISTENER.set(listener)
+
+
+class SyncProgress:
+    """Counts the groups of one sync and shows the count.
+
+    Args:
+        org: the product's tenant.
+        total: how many groups there are.
+    """
+
+    def __init__(self, org: str, total: int) -> None:
+        self._org = org
+        self._total = total
+        self._done = 0
+        self._artifact: UUID | None = None
+
+    async def start(self) -> None:
+        """Show 0 %. Outside a flow run there is no artifact to show it in."""
+        if FlowRunContext.get() is not None:
+            self._artifact = await acreate_progress_artifact(
+                0.0, key=f"kommo-progress-{self._org}", description=f"Sync of {self._org}"
+            )
+
+    async def step(self, group: str, *, failed: bool) -> None:
+        """One group more is through."""
+        self._done += 1
+        if listener := _LISTENER.get():
+            listener(Step(self._org, group, self._done, self._total, failed))
+        if self._artifact is not None:
+            await aupdate_progress_artifact(self._artifact, 100.0 * self._done / self._total)

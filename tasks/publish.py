@@ -1,0 +1,58 @@
+"""The task that shows a finished sync: artifacts where a person looks, events where a machine does."""
+
+from prefect import task
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+from store.drift import drift_markdown
+
+from tasks.reports import SyncReport
+
+
+def emit_org_event(event: str, org: str, payload: dict[str, object]) -> None:
+    """Emit an event about one org's connection; automations match on `kommo.connection.*`."""
+    emit_event(
+        event,
+        resource={"prefect.resource.id": f"kommo.connection.{org}", "prefect.resource.name": org},
+        payload=payload,
+    )
+
+
+@task(
+    name="publish-sync-report",
+    description="Put what was read and what changed where people and automations see it.",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=1,
+    retry_delay_seconds=2,
+)
+async def publish_sync_report(report: SyncReport) -> None:
+    """Publish one report: a table of the kinds, the drift in Markdown, and events.
+
+    Artifact keys: `kommo-sync-ORG` and `kommo-drift-ORG`. Events: `kommo.sync.completed` or `kommo.sync.failed`, and
+    `kommo.drift.detected` when something changed since the run before.
+    """
+    await acreate_table_artifact(
+        [kind.model_dump() for kind in report.kinds],
+        key=f"kommo-sync-{report.org}",
+        description=report.summary() if report.state == "completed" else f"**Failed.** {report.reason}",
+    )
+    facts = report.model_dump(include={"org", "scope", "run_id", "state", "reason", "requests", "seconds"})
+    emit_org_event(f"kommo.sync.{report.state}", report.org, facts)
+    if report.drift:
+        await acreate_markdown_artifact(
+            drift_markdown(report.drift),
+            key=f"kommo-drift-{report.org}",
+            description=f"{len(report.drift)} changes in {report.org}, {report.breaking} of them breaking",
+        )
+        emit_org_event(
+            "kommo.drift.detected",
+            report.org,
+            {
+                **facts,
+                "changes": len(report.drift),
+                "breaking": report.breaking,
+                # An event has a size limit; the whole list is in the store (`kommo snapshot diff`).
+                "first": [change.model_dump(mode="json") for change in report.drift[:20]],
+            },
+        )
