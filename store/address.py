@@ -86,7 +86,8 @@ def _sqlite(url: URL) -> Address:
 def _postgres(url: URL, schema: str) -> Address:
     if not _SCHEMA.fullmatch(schema):
         raise DatabaseAddressError(
-            "The schema's name must be lower-case letters, digits and underscores, at most 63, not starting with a digit."
+            "The schema's name must be lower-case letters, digits and underscores (at most 63), "
+            "and not start with a digit."
         )
     options = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
     pooled = options.pop("pgbouncer", "false").lower() in {"true", "1", "yes"}

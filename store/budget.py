@@ -141,8 +141,8 @@ class DatabaseBudget:
             seen = self._monotonic()
             stop = max(rows, key=lambda row: row.blocked_until)
             if stop.blocked_until > now:
-                left = stop.blocked_until - now
-                return Reservation(False, left, stop.blocked_reason or "blocked", left), 0.0
+                left, reason = stop.blocked_until - now, stop.blocked_reason or "blocked"
+                return Reservation(granted=False, wait=left, blocked_reason=reason, blocked_for=left), 0.0
             start = max([now + lead, *(_sane(row.next_at, now) for row in rows)])
             idle = max(start - max(now, _sane(row.next_at, now)) for row in rows)
             early = max(start - now - horizon, idle - max(MOST_IDLE, lead))
@@ -154,15 +154,15 @@ class DatabaseBudget:
         # The row locks are gone; what they cost is not part of the wait.
         wait = (start - now) - (self._monotonic() - seen)
         if early > 0:
-            return Reservation(False, max(early - (start - now - wait), 0.001)), 0.0
-        return Reservation(True, max(wait, 0.0)), -wait
+            return Reservation(granted=False, wait=max(early - (start - now - wait), 0.001)), 0.0
+        return Reservation(granted=True, wait=max(wait, 0.0)), -wait
 
     async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
         """Let nothing start on these keys for so many seconds (at most an hour): Kommo answered 429 (R2)."""
         await self._push(keys, min(seconds, LONGEST_SLOW_DOWN), None)
 
     async def block(self, keys: Sequence[str], seconds: float, reason: str) -> None:
-        """Stop these keys for so many seconds and say why to everyone who asks: Kommo blocks the address (R2)."""
+        """Stop these keys for so many seconds, and say why to all who ask: Kommo blocks the address (R2)."""
         await self._push(keys, seconds, reason)
 
     async def unblock(self, key: str) -> None:
@@ -214,7 +214,7 @@ class DatabaseBudget:
         return rows, await self._clock(connection)
 
     async def _clock(self, connection: AsyncConnection) -> float:
-        """The time in seconds since 1970. Asked after the locks: a time from before a wait for them would be stale."""
+        """Seconds since 1970. Asked after the locks: a time from before a wait for them would be stale."""
         if self._db.dialect != "postgresql":
             return self._now()
         asked = await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())::float8"))

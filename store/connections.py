@@ -1,12 +1,11 @@
-"""Connections: which org is joined to which Kommo account, and how it stands. Secrets are elsewhere, in Prefect blocks."""
+"""Connections: which org is joined to which Kommo account, and how it stands; no secrets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
-from sqlalchemy import case, select, update
+from sqlalchemy import RowMapping, case, select, update
 
 from store.database import Database
 from store.errors import UnknownConnectionError
@@ -55,7 +54,7 @@ class ConnectionRecord:
 
 @dataclass(frozen=True)
 class ConnectionPage:
-    """Some connections in the order of their orgs; `next_after` is where the next page begins, None at the end."""
+    """Connections in the order of their orgs; `next_after` is where the next page begins, None at the end."""
 
     items: list[ConnectionRecord]
     next_after: str | None
@@ -156,8 +155,9 @@ async def list_connections(
 async def set_state(
     db: Database, org: str, state: ConnectionState | str, reason: str | None = None, *, now: datetime
 ) -> bool:
-    """Set a connection's state. `state_since` moves only when the state changes; the reason is always the
-    newest.
+    """Set a connection's state.
+
+    `state_since` moves only when the state changes; the reason is always the newest.
 
     Returns:
         Whether the state changed. Of several processes that report the same change, exactly one is told True:
@@ -198,7 +198,7 @@ async def note_sync(db: Database, org: str, run_id: str, *, now: datetime) -> No
             raise _unknown(org)
 
 
-def _record(row: Any) -> ConnectionRecord:
+def _record(row: RowMapping) -> ConnectionRecord:
     return ConnectionRecord(**row)
 
 

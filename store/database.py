@@ -180,7 +180,7 @@ class Database:
 
     @contextmanager
     def _own_errors(self, *kinds: type[Exception]) -> Iterator[None]:
-        """Turn what the drivers say about reachability and rights into our sentences; bugs stay as they are."""
+        """Turn what the drivers say about reachability and rights into our sentences; bugs stay bugs."""
         try:
             yield
         except kinds as error:
@@ -215,7 +215,8 @@ class Database:
         codes = {getattr(cause, "sqlite_errorcode", 0) & 0xFF for cause in causes}
         if codes & {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             return DatabaseBusyError(
-                f"Another process keeps the database {self.address.shown} locked. Nothing was written; try again."
+                f"Another process keeps the database {self.address.shown} locked. "
+                "Nothing was written; try again."
             )
         if codes & {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
             return DatabaseForbiddenError(
@@ -224,7 +225,8 @@ class Database:
             )
         if codes & {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
             return DatabaseUnavailableError(
-                f"The disk under {self.address.shown} is full or faulty. Nothing was half-written; make room first."
+                f"The disk under {self.address.shown} is full or faulty. "
+                "Nothing was half-written; make room first."
             )
         return None
 

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Mapping
 
 
-def without_links(value: Any) -> Any:
+def without_links(value: object) -> object:
     """`value` without any `_links`, at any depth.
 
     Links repeat the host and the page of the request that read the item: an account that moves to another
@@ -18,7 +18,7 @@ def without_links(value: Any) -> Any:
     return value
 
 
-def digest_of(columns: dict[str, Any], raw: Any) -> str:
+def digest_of(columns: Mapping[str, object], raw: object) -> str:
     """SHA-256 (hex) over the canonical JSON of an item's typed columns and raw JSON.
 
     Raises:

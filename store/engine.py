@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -65,7 +66,7 @@ def make_engine(address: Address, *, pool: bool = True) -> AsyncEngine:
 
 def _listen_sqlite(engine: AsyncEngine) -> None:
     @event.listens_for(engine.sync_engine, "connect")
-    def _connect(dbapi_connection: Any, _record: Any) -> None:
+    def _connect(dbapi_connection: DBAPIConnection, _record: object) -> None:
         # The driver must not begin transactions by its own rules: it would not do so for a SELECT, and two
         # SELECTs of one read would then see two different moments.
         dbapi_connection.isolation_level = None

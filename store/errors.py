@@ -1,5 +1,4 @@
-"""The store's errors: each one is a sentence that says what is wrong, whose business it is and what to do
-next.
+"""The store's errors: sentences that say what is wrong, whose business it is and what to do.
 
 No message carries a password, a database URL, a statement's parameters or a customer's data: an error ends up
 in logs, in Prefect's run states and in front of people.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean
+from sqlalchemy.types import TypeEngine
 
 from store.digest import digest_of
 from store.errors import InvalidReadError
@@ -67,19 +68,20 @@ def _prepare_kind(kind: Kind, items: Sequence[Item]) -> dict[str, Prepared]:
         key = clean_text(item.key)
         if not 0 < len(key) <= _LONGEST_KEY:
             raise InvalidReadError(
-                f"A key among the {kind.name} is empty or longer than {_LONGEST_KEY} characters."
+                f"A key among the {kind.name} is empty or longer than {_LONGEST_KEY} characters. "
+                "The code that read them must make keys with Kind.key()."
             )
         if key in prepared:
             raise InvalidReadError(
-                f"The read has the key {key!r} twice among the {kind.name}. Whoever read them must remove repeats, "
-                "or read again: a listing that shifted between pages is not a complete read."
+                f"The read has the key {key!r} twice among the {kind.name}. The code that read them must remove "
+                "repeats, or read again: a listing that shifted between pages is not a complete read."
             )
         columns = {**template, **item.columns}
         for name, value in columns.items():
             if not _fits(value, types.get(name)):
                 raise InvalidReadError(
-                    f'The column "{name}" of {key!r} among the {kind.name} does not exist or has a value of the wrong '
-                    f"type ({type(value).__name__}). The code that read it must convert it."
+                    f'The column "{name}" of {key!r} among the {kind.name} does not exist or has '
+                    f"a value of the wrong type ({type(value).__name__}). The code that read it must convert it."
                 )
             if isinstance(value, str):
                 columns[name] = clean_text(value)
@@ -98,13 +100,13 @@ def _types(kind: Kind) -> dict[str, type]:
     return {name: _python_type(table.c[name].type) for name in kind.columns}
 
 
-def _python_type(column_type: Any) -> type:
+def _python_type(column_type: TypeEngine[Any]) -> type:
     if isinstance(column_type, Boolean):
         return bool
     return int if isinstance(column_type, BigInteger) else str
 
 
-def _fits(value: Any, expected: type | None) -> bool:
+def _fits(value: object, expected: type | None) -> bool:
     if expected is None:
         return False
     if value is None:

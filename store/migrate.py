@@ -1,5 +1,4 @@
-"""Alembic, driven from code: no ini file, independent of the working directory, safe when many processes
-start at once.
+"""Alembic, driven from code: without an ini file, from any directory, in any number of processes at once.
 
 Alembic keeps its context in module-wide variables, so a migration runs in a thread of its own, with an event
 loop and an engine of its own, one at a time per process. Between processes the lock is PostgreSQL's advisory

@@ -44,7 +44,7 @@ class SnapshotState(StrEnum):
 
 @dataclass(frozen=True)
 class SnapshotRecord:
-    """What one run saved of one kind. `taken_at` is the time that the as-of reads know; counts are of items."""
+    """What one run saved of one kind. `taken_at` is the time that as-of reads know; counts are of items."""
 
     kind: str
     state: str
@@ -107,7 +107,8 @@ async def begin_run(
             .values(
                 state=RunState.ABANDONED,
                 finished_at=now,
-                reason="The run never reported its end; its process was probably killed. Whole snapshots were kept.",
+                reason="The run never reported its end; its process was probably killed. "
+                "What it had saved is whole and was kept.",
             )
         )
         await connection.execute(
@@ -189,8 +190,7 @@ async def fail_snapshot(
 
 
 async def record_snapshots(db: Database, connection: AsyncConnection, rows: list[dict[str, Any]]) -> None:
-    """Write what came of kinds in a run. A saved snapshot is never overwritten by a failure of a later
-    attempt.
+    """Write what came of kinds in a run. A saved snapshot is never overwritten by a later failure.
 
     When an attempt is repeated (its first answer was lost), the counts of both add up to what the run
     changed.
@@ -227,7 +227,7 @@ async def require_run(connection: AsyncConnection, run_id: str, org: str) -> Non
 
 def _unknown(run_id: str) -> UnknownRunError:
     return UnknownRunError(
-        f"There is no run {run_id[:50]!r} of this org. The calling code must use the id that begin_run gave it."
+        f"There is no run {run_id[:50]!r} of this org. The calling code must use the id from begin_run."
     )
 
 

@@ -1,5 +1,6 @@
-"""Snapshots: saving what one run read, and reading it back as of any time (promises S1, S2, S3 of design.md
-§3).
+"""Snapshots: saving what one run read, and reading it back as of any time.
+
+These are the promises S1, S2 and S3 of design.md §3.
 
 A snapshot is not a copy. Each item is a chain of versions, each with the span of time over which it held;
 saving a read adds a version for what is new, closes those that ended, and writes nothing for what stayed.
@@ -66,7 +67,7 @@ _TICK = timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class Saved:
-    """What saving one kind did, in items. `superseded`: a read that began later was there first; nothing was written."""
+    """What saving one kind did, in items. `superseded`: a read that began later was there first."""
 
     items: int
     added: int = 0
@@ -116,57 +117,92 @@ async def save_snapshot(
         written.
     """
     now, read_started_at = as_utc(now), as_utc(read_started_at)
-    # Digests of ten thousand items take a fraction of a second: not on the event loop, and not under the
-    # lock.
+    # Digests of ten thousand items take a fraction of a second: not on the event loop, and not under the lock.
     prepared = await asyncio.to_thread(prepare, rows)
     kinds = sorted(prepared)  # everybody locks in this order
     async with db.begin() as connection:
         await require_run(connection, run_id, org)
         heads = await _lock_heads(db, connection, org, kinds)
         taken_at = max([now, *(taken + _TICK for taken, _ in heads.values() if taken)])
+        save = _Save(org, run_id, taken_at, read_started_at)
         if any(started and started > read_started_at for _, started in heads.values()):
             # The whole group: half of it would mix two moments.
             saved = {kind: Saved(len(prepared[kind]), superseded=True) for kind in kinds}
         else:
-            saved = {
-                kind: await _write(connection, KINDS[kind], org, run_id, prepared[kind], taken_at)
-                for kind in kinds
-            }
+            saved = {kind: await save.write(connection, KINDS[kind], prepared[kind]) for kind in kinds}
             await connection.execute(
                 update(_HEAD)
                 .where(_HEAD.c.org == org, _HEAD.c.kind.in_(kinds))
                 .values(taken_at=taken_at, read_started_at=read_started_at, run_id=run_id)
             )
-        await record_snapshots(
-            db,
-            connection,
-            [_record(run_id, org, kind, saved[kind], taken_at, read_started_at) for kind in kinds],
-        )
+        await record_snapshots(db, connection, [save.record(kind, saved[kind]) for kind in kinds])
     return saved
 
 
-def _record(
-    run_id: str, org: str, kind: str, saved: Saved, taken_at: datetime, read_started_at: datetime
-) -> dict[str, Any]:
-    return {
-        "run_id": run_id,
-        "kind": kind,
-        "org": org,
-        "state": SnapshotState.SUPERSEDED if saved.superseded else SnapshotState.SAVED,
-        "taken_at": taken_at,
-        "read_started_at": read_started_at,
-        "items": saved.items,
-        "added": saved.added,
-        "changed": saved.changed,
-        "removed": saved.removed,
-        "reason": "A read that began later had already been saved." if saved.superseded else None,
-    }
+@dataclass(frozen=True)
+class _Save:
+    """What is common to everything that one save writes."""
+
+    org: str
+    run_id: str
+    taken_at: datetime
+    read_started_at: datetime
+
+    def record(self, kind: str, saved: Saved) -> dict[str, Any]:
+        """The row that says what became of one kind."""
+        return {
+            "run_id": self.run_id,
+            "kind": kind,
+            "org": self.org,
+            "state": SnapshotState.SUPERSEDED if saved.superseded else SnapshotState.SAVED,
+            "taken_at": self.taken_at,
+            "read_started_at": self.read_started_at,
+            "items": saved.items,
+            "added": saved.added,
+            "changed": saved.changed,
+            "removed": saved.removed,
+            "reason": "A read that began later had already been saved." if saved.superseded else None,
+        }
+
+    async def write(self, connection: AsyncConnection, kind: Kind, items: Mapping[str, Prepared]) -> Saved:
+        """Write the difference between what is current and `items`. The caller holds the kind's head row."""
+        table = kind.table
+        found = await connection.execute(
+            select(table.c.key, table.c.id, table.c.digest).where(_current(table, self.org, kind.name))
+        )
+        current = {key: (row_id, digest) for key, row_id, digest in found}
+        removed = [row_id for key, (row_id, _) in current.items() if key not in items]
+        changed = [
+            row_id
+            for key, (row_id, digest) in current.items()
+            if key in items and items[key].digest != digest
+        ]
+        fresh = [key for key, item in items.items() if key not in current or current[key][1] != item.digest]
+        # First close, then add: there may be only one current version of an item.
+        closing = removed + changed
+        for start in range(0, len(closing), _CHUNK):
+            await connection.execute(
+                update(table)
+                .where(table.c.id.in_(closing[start : start + _CHUNK]))
+                .values(valid_to=self.taken_at, closed_run_id=self.run_id)
+            )
+        common = {"org": self.org, "kind": kind.name, "valid_from": self.taken_at, "run_id": self.run_id}
+        for start in range(0, len(fresh), _CHUNK):
+            chunk = ((key, items[key]) for key in fresh[start : start + _CHUNK])
+            await connection.execute(
+                table.insert(),
+                [
+                    {**common, "key": key, "digest": item.digest, "raw": item.raw, **item.columns}
+                    for key, item in chunk
+                ],
+            )
+        return Saved(len(items), added=len(fresh) - len(changed), changed=len(changed), removed=len(removed))
 
 
 async def _lock_heads(
     db: Database, connection: AsyncConnection, org: str, kinds: Sequence[str]
 ) -> dict[str, tuple[datetime | None, datetime | None]]:
-    """Lock the kinds' head rows, making them if need be. Gives (taken_at, read_started_at) of what is saved."""
+    """Lock the kinds' head rows, made if missing. Gives (taken_at, read_started_at) of what is saved."""
     if not kinds:
         return {}
     await connection.execute(
@@ -179,51 +215,6 @@ async def _lock_heads(
         .with_for_update()
     )
     return {row.kind: (row.taken_at, row.read_started_at) for row in locked}
-
-
-async def _write(
-    connection: AsyncConnection,
-    kind: Kind,
-    org: str,
-    run_id: str,
-    items: Mapping[str, Prepared],
-    taken_at: datetime,
-) -> Saved:
-    """Write the difference between what is current and `items`. The caller holds the kind's head row."""
-    table = kind.table
-    found = await connection.execute(
-        select(table.c.key, table.c.id, table.c.digest).where(_current(table, org, kind.name))
-    )
-    current = {key: (row_id, digest) for key, row_id, digest in found}
-    removed = [row_id for key, (row_id, _) in current.items() if key not in items]
-    changed = [
-        row_id for key, (row_id, digest) in current.items() if key in items and items[key].digest != digest
-    ]
-    fresh = [key for key, item in items.items() if key not in current or current[key][1] != item.digest]
-    # First close, then add: there may be only one current version of an item.
-    closing = removed + changed
-    for start in range(0, len(closing), _CHUNK):
-        await connection.execute(
-            update(table)
-            .where(table.c.id.in_(closing[start : start + _CHUNK]))
-            .values(valid_to=taken_at, closed_run_id=run_id)
-        )
-    common = {"org": org, "kind": kind.name, "valid_from": taken_at, "run_id": run_id}
-    for start in range(0, len(fresh), _CHUNK):
-        await connection.execute(
-            table.insert(),
-            [
-                {
-                    **common,
-                    "key": key,
-                    "digest": items[key].digest,
-                    "raw": items[key].raw,
-                    **items[key].columns,
-                }
-                for key in fresh[start : start + _CHUNK]
-            ],
-        )
-    return Saved(len(items), added=len(fresh) - len(changed), changed=len(changed), removed=len(removed))
 
 
 def _current(table: Table, org: str, kind: str) -> ColumnElement[bool]:
@@ -274,7 +265,7 @@ async def read_snapshot(
         if head is None:
             raise NoSnapshotError(
                 f"No {found.name} of this org have been saved{' by that time' if at else ' yet'}. "
-                f"Run a sync of this org that reads {found.name} first; if one ran, its run record says why it failed."
+                f"Run a sync of this org that reads {found.name}; if one ran, its record says why it failed."
             )
         items = await _read_items(connection, found, org, at, raw=raw)
         for child in children:

@@ -24,7 +24,7 @@ def clean_text(text: str) -> str:
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def dump_json(value: Any) -> str:
+def dump_json(value: object) -> str:
     """JSON as the store writes it: ASCII, keys in the order given, no NaN or Infinity (they are not JSON)."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
@@ -94,7 +94,7 @@ class BigId(TypeDecorator[int]):
 
 
 class EpochSeconds(TypeDecorator[float]):
-    """Seconds since 1970 in double precision (a quarter of a microsecond today): for arithmetic inside SQL."""
+    """Seconds since 1970 in double precision (a quarter of a microsecond today), for arithmetic."""
 
     impl = Double
     cache_ok = True

@@ -1,4 +1,4 @@
-"""All tables of the store. Importing this package fills `metadata`; a new module is added to the imports below."""
+"""All tables of the store. Importing this package fills `metadata`: name each new module here."""
 
 from store.tables.base import StoreModel, Version, metadata, table_of
 from store.tables.budget import RateBudgetRow

@@ -1,7 +1,7 @@
 """What the tables have in common: one metadata with fixed names, the column helpers, the version mixin."""
 
 from datetime import datetime
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 from sqlalchemy import BigInteger, Index, MetaData, Table
 from sqlalchemy import text as sql
@@ -18,6 +18,8 @@ metadata = MetaData(
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
     }
 )
+# What SQLModel's `Field` gives: it stands for a value of the column's type.
+ColumnDefault: TypeAlias = Any
 _registry = registry(metadata=metadata)
 
 
@@ -32,43 +34,42 @@ def table_of(model: type[StoreModel]) -> Table:
     return cast("Table", model.__table__)  # type: ignore[attr-defined]  # set by SQLModel's metaclass
 
 
-def text_column(*, null: bool = False, primary_key: bool = False) -> Any:
+def text_column(*, null: bool = False, primary_key: bool = False) -> ColumnDefault:
     """A text column."""
     return Field(sa_type=CleanText, nullable=null, primary_key=primary_key)
 
 
-def number_column(*, null: bool = True) -> Any:
+def number_column(*, null: bool = True) -> ColumnDefault:
     """A 64-bit number (every id of Kommo's fits, and `sort` has no documented bound)."""
     return Field(sa_type=BigInteger, nullable=null)
 
 
-def flag_column() -> Any:
+def flag_column() -> ColumnDefault:
     """A truth value; NULL where Kommo did not say."""
     return Field(default=None, nullable=True)
 
 
-def time_column(*, null: bool = False) -> Any:
+def time_column(*, null: bool = False) -> ColumnDefault:
     """An aware UTC time."""
     return Field(sa_type=UTCDateTime, nullable=null)
 
 
-def seconds_column() -> Any:
+def seconds_column() -> ColumnDefault:
     """Seconds since 1970, for arithmetic."""
     return Field(sa_type=EpochSeconds, nullable=False)
 
 
-def json_column(*, null: bool = False) -> Any:
+def json_column(*, null: bool = False) -> ColumnDefault:
     """A JSON document."""
     return Field(sa_type=PlainJSON, nullable=null)
 
 
 class Version(StoreModel):
-    """One value of one item over a time: it held from `valid_from` until just before `valid_to` (NULL: it
-    still holds).
+    """One value of one item over a time: it held from `valid_from` until just before `valid_to`.
 
-    `key` is the item's natural key within (org, kind). `run_id` is the run that found the value,
-    `closed_run_id` the one that found it gone; neither is a foreign key, so that old runs may be removed
-    while the history stays.
+    `valid_to` is NULL while it still holds. `key` is the item's natural key within (org, kind).
+    `run_id` is the run that found the value, `closed_run_id` the one that found it gone; neither is a foreign
+    key, so that old runs may be removed while the history stays.
     """
 
     id: int | None = Field(default=None, sa_type=BigId, primary_key=True)
@@ -89,7 +90,7 @@ VERSION_COLUMNS = frozenset(
 
 
 def version_indexes(table: str) -> tuple[Index, ...]:
-    """The indexes of a version table: one current value per item; values that began, and ended, in a span of time."""
+    """Indexes of a version table: one current value per item; values that began, or ended, in a time."""
     current, ended = sql("valid_to IS NULL"), sql("valid_to IS NOT NULL")
     return (
         Index(

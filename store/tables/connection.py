@@ -1,4 +1,4 @@
-"""Connections: which org is joined to which Kommo account, and how it stands. No secrets: those are in Prefect blocks."""
+"""Connections: which org is joined to which Kommo account, and how it stands; no secrets."""
 
 from datetime import datetime
 from typing import Any

@@ -1,5 +1,4 @@
-"""The set-up of a customer's Kommo account as tables: one row per value that held for a while (see
-`Version`).
+"""The set-up of a customer's Kommo account as tables: one row per value that held for a while.
 
 The columns are those that consumers filter and join on; everything else of Kommo's object is in `raw`. They
 are NULL where Kommo did not send them. Names and meanings: [D] of kommo-api.md §3.1-§3.4, §3.12-§3.15.
@@ -72,7 +71,7 @@ class Channel(Version, table=True):
 
 
 class CustomField(Version, table=True):
-    """A field definition of leads, contacts or companies [D]. `is_system` is derived by the reader of Kommo's answer."""
+    """A field definition of leads, contacts or companies [D]. `is_system` is derived."""
 
     __tablename__ = "custom_field"
     __table_args__ = version_indexes("custom_field")

@@ -44,7 +44,7 @@ class Snapshot(StoreModel, table=True):
 
 
 class SnapshotHead(StoreModel, table=True):
-    """The newest saved snapshot of each kind, and the row that a save locks: saves of one kind go one by one."""
+    """The newest saved snapshot of a kind, and the row that a save locks: saves of one kind go one by one."""
 
     __tablename__ = "snapshot_head"
     org: str = text_column(primary_key=True)

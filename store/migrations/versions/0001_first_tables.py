@@ -1,6 +1,6 @@
 """The first tables: the versioned set-up of accounts, runs and snapshots, connections, the request budget.
 
-Written out by hand and not from the models: a migration must go on meaning what it meant when it was released.
+Written out and not taken from the models: a migration must go on meaning what it meant when it was released.
 """
 
 import sqlalchemy as sa
