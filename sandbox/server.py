@@ -5,7 +5,9 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from sandbox import changes
 from sandbox.app import App
 from sandbox.config import SandboxConfig
 from sandbox.state import Account
@@ -75,6 +77,16 @@ class Sandbox:
         if found is None:
             raise KeyError(subdomain)
         return found
+
+    def change(self, subdomain: str, name: str, **arguments: object) -> dict[str, Any]:
+        """Change an account's set-up as a person would in the UI.
+
+        Args:
+            subdomain: Which account.
+            name: One of `sandbox.changes.CHANGES`.
+            arguments: What that change takes.
+        """
+        return changes.apply(self.world, self.account(subdomain), name, arguments)
 
 
 @contextlib.asynccontextmanager

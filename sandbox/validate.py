@@ -32,7 +32,7 @@ class Findings:
         """File a NotSupportedChoice."""
         self.add(errors.unsupported(path))
 
-    def type(self, element: Record, key: str, expected: type, prefix: str = "") -> bool:
+    def typed(self, element: Record, key: str, expected: type, prefix: str = "") -> bool:
         """Check the type of a key that may be absent or null; whether it can be used."""
         value = element.get(key)
         if value is None:
@@ -47,7 +47,7 @@ class Findings:
         if element.get(key) is None:
             self.add(errors.missing(f"{prefix}{key}"))
             return False
-        return self.type(element, key, expected, prefix)
+        return self.typed(element, key, expected, prefix)
 
     def settle(self) -> None:
         """Refuse the request if anything was found.
@@ -60,14 +60,14 @@ class Findings:
 
     def user(self, account: Account, element: Record, key: str) -> None:
         """A user id must be one of the account; 0 (robot) only for created_by and updated_by."""
-        if self.type(element, key, int):
+        if self.typed(element, key, int):
             robot = element[key] == 0 and key != "responsible_user_id"
             if not robot and element[key] not in account.users:
                 self.unsupported(key)
 
     def custom_fields(self, account: Account, entity: str, element: Record) -> None:
         """Check `custom_fields_values`: known fields, lists of values, known enums [D, C issues G#21, G#115]."""
-        if not self.type(element, "custom_fields_values", list):
+        if not self.typed(element, "custom_fields_values", list):
             return
         for place, entry in enumerate(element["custom_fields_values"]):
             path = f"custom_fields_values.{place}."
@@ -78,7 +78,7 @@ class Findings:
             if definition is None:
                 self.unsupported(path + ("field_code" if "field_code" in entry else "field_id"))
                 continue
-            if self.type(entry, "values", list, path):
+            if self.typed(entry, "values", list, path):
                 self._values(definition, entry["values"], f"{path}values.")
 
     def _values(self, definition: Record, values: list[object], path: str) -> None:

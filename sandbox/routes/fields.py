@@ -119,7 +119,7 @@ def _check(found: Findings, element: Record, held: Record | None) -> None:
         ("is_api_only", bool),
         ("enums", list),
     ):
-        found.type(element, key, expected)
+        found.typed(element, key, expected)
     kind = element.get("type", held["type"] if held else None)
     if kind not in TYPES:
         found.unsupported("type")

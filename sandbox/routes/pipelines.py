@@ -78,8 +78,8 @@ def status(call: Call) -> Response:
 
 
 def _check(call: Call, found: Findings, element: Record, path: str = "") -> None:
-    found.type(element, "name", str, path)
-    found.type(element, "sort", int, path)
+    found.typed(element, "name", str, path)
+    found.typed(element, "sort", int, path)
     color = element.get("color")
     if color is not None and str(color).lower() not in _COLORS:
         found.unsupported(f"{path}color")
@@ -116,7 +116,7 @@ def _make(call: Call, element: Record) -> Record:
         if fixed is not None:
             stages[stages.index(fixed)] = fixed | {"name": stage.get("name", fixed["name"])}
         else:
-            sort = int(stage.get("sort", 20 + 10 * place))
+            sort = int(stage.get("sort") or 20 + 10 * place)
             color = str(stage.get("color", _DEFAULT_COLOR))
             stages.append(new_status(account, record["id"], str(stage.get("name", "New")), sort, color=color))
     record = account.pipelines.change(
