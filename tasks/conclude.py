@@ -1,8 +1,8 @@
 """How a sync ends: the run's row, the connection's state and the report, from what became of each group."""
 
-from store.drift import changes_of_run
-
 from store.connections import note_sync, set_state
+from store.drift import changes_of_run
+from store.kinds import KINDS
 from store.runs import finish_run
 from store.snapshots import Saved
 from tasks.errors import connection_state_after, sentence_of
@@ -41,7 +41,8 @@ def _kind_reports(outcomes: Outcomes) -> list[KindReport]:
             )
             for kind, saved in outcome.items()
         ]
-    return reports
+    order = list(KINDS)
+    return sorted(reports, key=lambda report: order.index(report.kind))
 
 
 async def conclude_sync(session: SyncSession, scope: Scope, outcomes: Outcomes) -> SyncReport:
@@ -77,5 +78,5 @@ async def conclude_sync(session: SyncSession, scope: Scope, outcomes: Outcomes) 
         retries=session.client.retries,
         seconds=round((now - session.started_at).total_seconds(), 3),
         kinds=_kind_reports(outcomes),
-        drift=(await changes_of_run(session.database, session.run_id)).changes,
+        drift=await changes_of_run(session.database, session.run_id),
     )

@@ -1,11 +1,13 @@
 """The task that shows a finished sync: artifacts where a person looks, events where a machine does."""
 
+from dataclasses import asdict
+
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
-from store.drift import drift_markdown
 
+from store.drift import drift_markdown
 from tasks.reports import SyncReport
 
 
@@ -39,20 +41,20 @@ async def publish_sync_report(report: SyncReport) -> None:
     )
     facts = report.model_dump(include={"org", "scope", "run_id", "state", "reason", "requests", "seconds"})
     emit_org_event(f"kommo.sync.{report.state}", report.org, facts)
-    if report.drift:
+    if report.drift.changes:
         await acreate_markdown_artifact(
             drift_markdown(report.drift),
             key=f"kommo-drift-{report.org}",
-            description=f"{len(report.drift)} changes in {report.org}, {report.breaking} of them breaking",
+            description=f"{len(report.drift.changes)} changes in {report.org}, {report.breaking} of them breaking",
         )
         emit_org_event(
             "kommo.drift.detected",
             report.org,
             {
                 **facts,
-                "changes": len(report.drift),
+                "changes": len(report.drift.changes),
                 "breaking": report.breaking,
                 # An event has a size limit; the whole list is in the store (`kommo snapshot diff`).
-                "first": [change.model_dump(mode="json") for change in report.drift[:20]],
+                "first": [asdict(change) for change in report.drift.changes[:20]],
             },
         )

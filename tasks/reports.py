@@ -3,7 +3,8 @@
 from typing import Literal
 
 from pydantic import BaseModel, Field
-from store.drift import Change
+
+from store.drift import Drift
 
 
 class KindReport(BaseModel):
@@ -35,12 +36,14 @@ class SyncReport(BaseModel):
     retries: int = Field(description="How many of the requests were repeats.")
     seconds: float
     kinds: list[KindReport]
-    drift: list[Change] = Field(default_factory=list, description="Empty on the first sync of an org.")
+    drift: Drift = Field(
+        description="What changed since the snapshots before; nothing on an org's first sync."
+    )
 
     @property
     def breaking(self) -> int:
         """How many changes break a consumer."""
-        return sum(1 for change in self.drift if change.severity == "breaking")
+        return self.drift.counts()["breaking"]
 
     def summary(self) -> str:
         """One line for a log, an event and the terminal."""

@@ -15,10 +15,12 @@ os.environ.update(
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from blocks.settings import Settings
 
 POSTGRES_URL = os.environ.get("KOMMO_TEST_POSTGRES_URL", "")
 
@@ -38,7 +40,7 @@ async def _drop_schema(schema: str) -> None:
 
 
 @pytest.fixture(params=_databases())
-def database_place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
+def database_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, str]]:
     """(URL, schema) of an empty database of each dialect; on PostgreSQL a schema of the test's own."""
     if request.param == "sqlite":
         yield f"sqlite+aiosqlite:///{tmp_path / 'store.db'}", "kommo"
@@ -46,3 +48,34 @@ def database_place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     schema = f"test_{uuid.uuid4().hex[:12]}"
     yield POSTGRES_URL, schema
     asyncio.run(_drop_schema(schema))
+
+
+@pytest.fixture(scope="session")
+def prefect_api() -> Iterator[str]:
+    """A Prefect server of the test session's own; gives its API address. Ask for it only where a flow really runs."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture
+def installation(
+    database_place: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
+    """An installation that may talk to a sandbox, with an empty database, in this process's environment."""
+    url, schema = database_place
+    for name in [name for name in os.environ if name.startswith("KOMMO_")]:
+        monkeypatch.delenv(name)
+    environment = {
+        "KOMMO_HOME": str(tmp_path / "home"),
+        "KOMMO_DATABASE_URL": url,
+        "KOMMO_DATABASE_SCHEMA": schema,
+        "KOMMO_SANDBOX": "1",
+        # The sandbox of most tests does not throttle, so that they need not wait for a budget that others test.
+        "KOMMO_REQUESTS_PER_SECOND": "50",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    yield Settings()

@@ -4,13 +4,19 @@ It works in a folder of its own, with a Prefect and a database of its own, so th
 that is already here, whatever PREFECT_API_URL or KOMMO_DATABASE_URL say.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deployments.cli.output import cell, out, say
+
+if TYPE_CHECKING:
+    from sandbox import Sandbox
 
 ORG = "acme"
 
@@ -98,23 +104,47 @@ async def _story(folder: Path) -> None:
     _what_next(folder)
 
 
+def _change_the_crm(kommo: Sandbox, subdomain: str) -> list[str]:
+    """Do what people do to a CRM on an ordinary Tuesday; say what was done."""
+    account = kommo.account(subdomain)
+    pipeline = next(iter(account.pipelines))
+    stage = next(known for known in account.statuses(pipeline["id"]) if known["type"] == 0)
+    field = next(known for known in account.fields["leads"] if known["type"] == "select" and known["enums"])
+    enum = field["enums"][-1]
+    kommo.change(
+        subdomain,
+        "rename_status",
+        pipeline_id=pipeline["id"],
+        status_id=stage["id"],
+        name=f"{stage['name']} (new process)",
+    )
+    kommo.change(subdomain, "remove_enum", entity="leads", field_id=field["id"], enum_id=enum["id"])
+    kommo.change(subdomain, "add_field", entity="leads", name="Budget approved", type="checkbox")
+    return [
+        f"renames the stage '{stage['name']}' of '{pipeline['name']}'",
+        f"removes the choice '{enum['value']}' from the lead field '{field['name']}'",
+        "adds a lead field 'Budget approved'",
+    ]
+
+
 def _step(number: int, text: str) -> None:
     out.print(f"\n[bold cyan]{number}[/] [bold]{cell(text)}[/]")
 
 
 def _what_next(folder: Path) -> None:
+    kommo = "uv run kommo" if "UV_RUN_RECURSION_DEPTH" in os.environ else "kommo"
     _step(6, "All is stopped again; what was read stays.")
     say(f"  Snapshots: {folder / 'kommo.db'}")
     say(f"  Prefect's history and the block: {folder / 'prefect'}")
     out.print("\n[bold]Try next[/]")
     say(f"  export KOMMO_HOME={folder}")
     for command, what in (
-        (f"kommo snapshot show {ORG} pipelines", "the stages, as they are now"),
-        (f"kommo snapshot diff {ORG}", "the drift again"),
-        (f"kommo snapshot runs {ORG}", "both runs"),
-        (f"kommo status {ORG}", "the connection"),
-        (f"kommo snapshot show {ORG} lead_fields --json", "everything, for a machine"),
+        (f"{kommo} snapshot show {ORG} pipelines", "the stages, as they are now"),
+        (f"{kommo} snapshot diff {ORG}", "the drift again"),
+        (f"{kommo} snapshot runs {ORG}", "both runs"),
+        (f"{kommo} status {ORG}", "the connection"),
+        (f"{kommo} snapshot show {ORG} lead_fields --json", "everything, for a machine"),
     ):
-        say(f"  {command:<48} {what}")
+        say(f"  {command:<52} {what}")
     say(f"  PREFECT_HOME={folder / 'prefect'} prefect server start   the runs in Prefect's UI")
     say("  rm -r the folder above and nothing of the demo is left.")

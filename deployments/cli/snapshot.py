@@ -102,9 +102,8 @@ async def diff(
         to_run: The newer run.
         json: Print the changes as JSON.
     """
-    from store.drift import diff as drift_between
-
     from blocks.settings import Settings
+    from store.drift import diff as drift_between
     from tasks.session import open_database
 
     async with open_database(Settings()) as database:
@@ -115,7 +114,7 @@ async def diff(
     if not drift.changes:
         say(f"Nothing changed between {drift.from_run} and {drift.to_run}.")
         return
-    show_changes(drift.changes)
+    show_changes(drift)
 
 
 async def runs(org: str, *, limit: int = 20, json: bool = False) -> None:

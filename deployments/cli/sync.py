@@ -12,6 +12,7 @@ from deployments.cli.output import cell, err, print_json, say, state_text, table
 from deployments.cli.run import WrongUseError
 
 if TYPE_CHECKING:
+    from store.drift import Change, Drift
     from tasks.progress import Step
     from tasks.reports import SyncReport
     from tasks.scopes import Scope
@@ -103,28 +104,34 @@ def show_report(report: SyncReport) -> None:
     show_changes(report.drift)
 
 
-def show_changes(changes: list[object]) -> None:
+def show_changes(drift: Drift) -> None:
     """Drift as a table, what breaks first."""
-    from store.drift import Change
+    from store.kinds import KINDS
 
-    if not changes:
+    if not drift.changes:
         return
-    rows = [change for change in changes if isinstance(change, Change)]
     table(
-        ["severity", "kind", "what", "name", "before", "after", "why it matters"],
+        ["severity", "what", "name", "change", "why it matters"],
         [
             (
-                state_text(change.severity),
-                change.kind,
-                change.change,
-                cell(change.name),
-                cell(change.before),
-                cell(change.after),
+                state_text(change.severity.value),
+                KINDS[change.kind].title,
+                cell(f"{change.parent} / {change.name}" if change.parent else change.name),
+                cell(_change_text(change)),
                 cell(change.why),
             )
-            for change in rows
+            for change in drift.changes
         ],
         title="What changed",
+    )
+
+
+def _change_text(change: Change) -> str:
+    word = change.change.value.replace("_", " ")
+    if change.before is None or change.after is None:
+        return word
+    return f"{word}: " + "; ".join(
+        f"{key} {change.before.get(key)!r} → {value!r}" for key, value in change.after.items()
     )
 
 
