@@ -78,7 +78,7 @@ class Sandbox:
             raise KeyError(subdomain)
         return found
 
-    def change(self, subdomain: str, name: str, **arguments: object) -> dict[str, Any]:
+    def change(self, subdomain: str, name: str, /, **arguments: object) -> dict[str, Any]:
         """Change an account's set-up as a person would in the UI.
 
         Args:
@@ -105,7 +105,7 @@ async def running_sandbox(config: SandboxConfig | None = None) -> AsyncIterator[
     apps: list[App] = []
     # The port must be known before the data is made, since links carry it; nobody is answered before that.
     server = await loop.create_server(
-        lambda: Connection(lambda request: apps[0].handle(request), connections),
+        lambda: Connection(apps[0].handle, connections),
         config.host,
         config.port,
         start_serving=False,
