@@ -258,8 +258,9 @@ class KommoClient:
         """Wait for a turn; one that was granted before a 429 came in is not used any more (R2)."""
         while True:
             await wait_for_turn(self._budget, self._keys, self.lane, self._clock)
-            if self._clock.monotonic() >= self._quiet_until:
+            if (quiet := self._quiet_until - self._clock.monotonic()) <= 0:
                 return
+            await self._clock.sleep(quiet)
 
     def _answer(self, ask: _Request, raw: RawAnswer) -> Answer:
         trouble = None

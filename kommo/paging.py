@@ -123,7 +123,7 @@ async def read_all(
         passes: How often to read at most.
 
     Raises:
-        KommoError: ``unstable_listing`` if no reading is whole; otherwise as ``walk``.
+        KommoError: ``unstable_listing`` or ``endless_listing`` if no reading is whole; otherwise as ``walk``.
     """
     joined: dict[object, Item] = {}
     joined_total: int | None = None
@@ -140,6 +140,8 @@ async def read_all(
         if total is not None and len(joined) > total:
             joined = reading.items
         before = reading
+    if before is not None and before.endless:
+        raise _endless(resource)
     raise KommoError(
         ErrorKind.UNSTABLE_LISTING, method="GET", path=resource.path, detail=f"it was read {passes} times"
     )
@@ -152,6 +154,7 @@ class _Reading:
     items: dict[object, Item] = field(default_factory=dict)
     repeats: int = 0
     totals: set[int] = field(default_factory=set)
+    endless: bool = False
 
     @property
     def total(self) -> int | None:
@@ -164,7 +167,7 @@ class _Reading:
 
     def confirms(self, before: "_Reading") -> bool:
         enough = len(self.items) >= max(self.totals, default=0)
-        return enough and self.items.keys() == before.items.keys()
+        return enough and not self.endless and self.items.keys() == before.items.keys()
 
 
 async def _read(fetch: Fetch, resource: Resource, params: Query) -> _Reading:
@@ -179,7 +182,9 @@ async def _read(fetch: Fetch, resource: Resource, params: Query) -> _Reading:
             reading.items[key] = item
         stale = stale + 1 if page.items and len(reading.items) == size else 0
         if stale >= _STALE_PAGES:
-            raise _endless(resource)
+            # Either the server ignores ``page``, or items are added faster than we read: the next reading will tell.
+            reading.endless = True
+            break
     return reading
 
 

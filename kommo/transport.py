@@ -9,8 +9,10 @@ carries neither headers nor body.
 """
 
 import asyncio
+import functools
 import logging
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -105,6 +107,7 @@ class Transport:
             noisy.setLevel(logging.WARNING)
         self._http = httpx.AsyncClient(
             # No limit for the pool: a connection is held while its request waits for a turn, which is no fault.
+            verify=_tls(),
             timeout=httpx.Timeout(total_timeout, connect=connect_timeout, pool=None),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=_IDLE),
             headers={"User-Agent": USER_AGENT, "Accept": "application/hal+json, application/json"},
@@ -227,6 +230,12 @@ class Transport:
                 raise _TooLargeError
             chunks.append(chunk)
         return b"".join(chunks)
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """One for all transports: loading the certificates takes as long as several requests."""
+    return httpx.create_ssl_context()
 
 
 def _url(host: Host, path: str) -> httpx.URL:

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from kommo.budget import InProcessBudget, Lane, RateBudget
 from kommo.client import KommoClient, StaticToken, TokenSource
+from kommo.clock import Clock
 from kommo.hosts import Host, parse_host
 from kommo.transport import Transport
 
@@ -114,6 +115,11 @@ def reply(
     return "\r\n".join([*head, "", ""]).encode() + raw
 
 
+async def silence(_: Asked, writer: asyncio.StreamWriter) -> None:
+    """Never answer."""
+    await writer.wait_closed()
+
+
 @dataclass
 class RawServer:
     """A server that answers with what the test puts into `answers`, one after the other; the last one repeats.
@@ -183,7 +189,7 @@ async def client_of(
     server: RawServer,
     *,
     token: TokenSource | None = None,
-    clock: InstantClock | None = None,
+    clock: Clock | None = None,
     budget: RateBudget | None = None,
     attempts: int = 8,
     transport: Transport | None = None,

@@ -73,8 +73,9 @@ async def test_r1_no_eight_starts_in_any_second_whoever_comes_and_however_late_t
 async def test_r1_keeps_its_margin_for_the_network_while_sleepers_are_a_little_late() -> None:
     dice = random.Random(5)
     clock = SimulatedClock(late=lambda: dice.random() * LATE_TOLERANCE)
-    jobs = [(0.0, Lane.SYNC, KEYS[0])] * 60
-    starts = (await starts_of(jobs, clock, InProcessBudget(None, clock)))["account:1"]
+    starts = (await starts_of([(0.0, Lane.SYNC, KEYS[0])] * 60, clock, InProcessBudget(None, clock)))[
+        "account:1"
+    ]
     assert len(starts) == 60
     assert shortest_span_of_eight(starts) >= 7 * SPACING - LATE_TOLERANCE - 1e-9 > 1.019
 

@@ -4,6 +4,7 @@ import json
 import pickle
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -67,7 +68,7 @@ ERRORS = [entry for entry in MANIFEST if entry["kind"] in {"error.api", "error.o
 
 
 @pytest.mark.parametrize("entry", ERRORS, ids=lambda entry: str(entry["file"]))
-def test_published_error_bodies_are_understood(entry: dict[str, object]) -> None:
+def test_published_error_bodies_are_understood(entry: dict[str, Any]) -> None:
     body = (SAMPLES / str(entry["file"])).read_bytes()
     told = json.loads(body)
     status = int(told.get("status") or entry["http_status"])

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from kommo.errors import ErrorKind, KommoError
 from kommo.hosts import Host, parse_host
 from kommo.transport import Transport
-from tests.kommo_api.support import Asked, RawServer, raw_server, reply
+from tests.kommo_api.support import Asked, RawServer, raw_server, reply, silence
 
 PATH = "/api/v4/account"
 
@@ -126,10 +126,7 @@ async def test_a_write_that_never_got_a_connection_is_known_not_to_have_happened
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_no_answer_in_time_is_a_timeout(method: str) -> None:
-    async def silent(*_: object) -> None:
-        await asyncio.sleep(30)
-
-    async with raw_server(silent) as server:
+    async with raw_server(silence) as server:
         error = await send(server, method, total_timeout=0.05)
     assert error.kind is ErrorKind.TIMEOUT
     assert error.outcome_unknown is (method == "POST")
