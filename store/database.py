@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 import asyncpg
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from store import migrate
@@ -24,6 +24,7 @@ from store.errors import (
     DatabaseUnavailableError,
     SchemaBehindError,
     SchemaUnknownError,
+    WriteRefusedError,
 )
 from store.migrate import SchemaState
 
@@ -184,6 +185,9 @@ class Database:
         try:
             yield
         except kinds as error:
+            if isinstance(error, (IntegrityError, DataError)):
+                # Not chained: PostgreSQL's message shows the refused row, and with it a customer's data.
+                raise _refused(error) from None
             own = self._translate(error)
             if own is None:
                 raise
@@ -229,6 +233,17 @@ class Database:
                 "Nothing was half-written; make room first."
             )
         return None
+
+
+def _refused(error: DBAPIError) -> WriteRefusedError:
+    kind = type(error.orig).__name__
+    cause: object = getattr(error.orig, "__cause__", None)
+    names = (getattr(cause, name, None) for name in ("table_name", "column_name", "constraint_name"))
+    where = ", ".join(str(name) for name in names if name)
+    return WriteRefusedError(
+        f"The database refused a row ({kind}{f': {where}' if where else ''}). That is a fault of this program, "
+        "which should have checked it before; nothing was written. Please report it with this sentence."
+    )
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

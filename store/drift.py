@@ -4,6 +4,7 @@ This is the promise S3 of design.md §3. Only what differs is read: versions tha
 times. A change is told per item; Markdown for people is made from the same data.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.changes import Change, Drift
 from store.database import Database
+from store.digest import without_links
 from store.errors import NothingToCompareError, UnknownRunError
 from store.kinds import KINDS, Kind
 from store.report import drift_markdown
@@ -197,7 +199,7 @@ async def _read_sides(connection: AsyncConnection, org: str, pair: _Pair) -> _Si
     table, kind = pair.kind.table, pair.kind
     early, late = sorted((pair.before, pair.after))
     own = [table.c[column].label(name) for column, name in kind.columns.items()]
-    base = [table.c.key.label("item_key"), table.c.raw, *own]
+    base = [table.c.key.label("item_key"), table.c.digest, table.c.raw, *own]
     mine = and_(table.c.org == org, table.c.kind == kind.name)
     ended = and_(mine, table.c.valid_from <= early, table.c.valid_to > early, table.c.valid_to <= late)
     began = and_(
@@ -210,11 +212,16 @@ async def _read_sides(connection: AsyncConnection, org: str, pair: _Pair) -> _Si
         select(literal("early").label("side"), *base).where(ended),
         select(literal("late").label("side"), *base).where(began),
     )
-    sides = _Sides()
+    sides, digests = _Sides(), dict[str, set[str]]()
     for row in (await connection.execute(query)).mappings():
+        digests.setdefault(row["item_key"], set()).add(row["digest"])
         is_before = (row["side"] == "early") == (pair.before <= pair.after)
         values = {name: row[name] for name in kind.columns.values()}
         (sides.before if is_before else sides.after)[row["item_key"]] = (values, row["raw"])
+    for key in sides.before.keys() & sides.after.keys():
+        if len(digests[key]) == 1:
+            # It changed and changed back in between: a new version, but no difference.
+            del sides.before[key], sides.after[key]
     return sides
 
 
@@ -223,7 +230,7 @@ async def _changes_of_kind(connection: AsyncConnection, org: str, pair: _Pair) -
     sides = await _read_sides(connection, org, pair)
     if not sides.before and not sides.after:
         return []
-    parents = await _parent_names(connection, org, pair, sides)
+    parents = await _parent_names(connection, org, pair)
     moved = _moved(kind, sides)
     changes: list[Change] = []
 
@@ -256,14 +263,16 @@ def _name_key(kind: Kind) -> str:
 
 
 def _moved(kind: Kind, sides: _Sides) -> dict[str, str]:
-    """Old key → new key of the children that went from one parent to another."""
+    """Old key → new key of the children that went from one parent to another: gone once, new once."""
     if kind.parent is None:
         return {}
-    gone = {values["id"]: key for key, (values, _) in sides.before.items() if key not in sides.after}
+    gone, arrived = defaultdict[int, list[str]](list), defaultdict[int, list[str]](list)
+    for keys, here, there in ((gone, sides.before, sides.after), (arrived, sides.after, sides.before)):
+        for key, (values, _) in here.items():
+            if key not in there and values["id"] not in _EVERYWHERE:
+                keys[values["id"]].append(key)
     return {
-        gone[values["id"]]: key
-        for key, (values, _) in sides.after.items()
-        if key not in sides.before and values["id"] in gone and values["id"] not in _EVERYWHERE
+        old[0]: arrived[own][0] for own, old in gone.items() if len(old) == len(arrived.get(own, ())) == 1
     }
 
 
@@ -273,11 +282,9 @@ def _differences(
     """The values that differ; where a key of the raw JSON differs that has no column, that one, too."""
     old, new = before[0], after[0]
     keys = [key for key in new if old[key] != new[key]]
-    old_raw, new_raw = (_plain(raw) for raw in (before[1], after[1]))
+    old_raw, new_raw = (_plain(without_links(raw)) for raw in (before[1], after[1]))
     raw_keys = [
-        key
-        for key in sorted({*old_raw, *new_raw})
-        if key not in new and key != "_links" and old_raw.get(key) != new_raw.get(key)
+        key for key in sorted({*old_raw, *new_raw}) if key not in new and old_raw.get(key) != new_raw.get(key)
     ]
     return (
         {**{key: old[key] for key in keys}, **{key: old_raw.get(key) for key in raw_keys}},
@@ -289,22 +296,16 @@ def _plain(raw: object) -> dict[str, Any]:
     return raw if isinstance(raw, dict) else {}
 
 
-async def _parent_names(
-    connection: AsyncConnection, org: str, pair: _Pair, sides: _Sides
-) -> dict[Any, str | None]:
-    """Id → name of the parents of what differs; the newer name where both times know one."""
+async def _parent_names(connection: AsyncConnection, org: str, pair: _Pair) -> dict[Any, str | None]:
+    """Id → name of a child kind's parents; the later name where both times know one."""
     if pair.kind.parent is None:
         return {}
     parent = KINDS[pair.kind.parent]
     table, id_column = parent.table, parent.table.c[parent.id_column]
-    wanted = {values[parent.id_column] for values, _ in (*sides.before.values(), *sides.after.values())}
     names: dict[Any, str | None] = {}
     for moment in (pair.before, pair.after):
         query = select(id_column, table.c[parent.name_column]).where(
-            table.c.org == org,
-            table.c.kind == parent.name,
-            held_at(table, moment),
-            id_column.in_(sorted(wanted)),
+            table.c.org == org, table.c.kind == parent.name, held_at(table, moment)
         )
         names |= {row[0]: row[1] for row in await connection.execute(query)}
     return names

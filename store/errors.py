@@ -61,6 +61,10 @@ class InvalidReadError(StoreError):
     """The rows of a read contradict each other or the kind's columns: a fault of the calling code."""
 
 
+class WriteRefusedError(StoreError):
+    """The database refused a row: a fault of this program, which should have checked it before."""
+
+
 class NoSnapshotError(StoreError):
     """Nothing has been saved for this org and kind (at the time asked for)."""
 

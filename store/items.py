@@ -78,7 +78,7 @@ def _prepare_kind(kind: Kind, items: Sequence[Item]) -> dict[str, Prepared]:
             )
         columns = {**template, **item.columns}
         for name, value in columns.items():
-            if not _fits(value, types.get(name)):
+            if name not in types or not _fits(value, *types[name]):
                 raise InvalidReadError(
                     f'The column "{name}" of {key!r} among the {kind.name} does not exist or has '
                     f"a value of the wrong type ({type(value).__name__}). The code that read it must convert it."
@@ -95,9 +95,10 @@ def _prepare_kind(kind: Kind, items: Sequence[Item]) -> dict[str, Prepared]:
     return prepared
 
 
-def _types(kind: Kind) -> dict[str, type]:
-    table = kind.table
-    return {name: _python_type(table.c[name].type) for name in kind.columns}
+def _types(kind: Kind) -> dict[str, tuple[type, bool]]:
+    """The kind's columns with their Python types, and whether they may be NULL."""
+    columns = kind.table.c
+    return {name: (_python_type(columns[name].type), bool(columns[name].nullable)) for name in kind.columns}
 
 
 def _python_type(column_type: TypeEngine[Any]) -> type:
@@ -106,11 +107,9 @@ def _python_type(column_type: TypeEngine[Any]) -> type:
     return int if isinstance(column_type, BigInteger) else str
 
 
-def _fits(value: object, expected: type | None) -> bool:
-    if expected is None:
-        return False
+def _fits(value: object, expected: type, nullable: bool) -> bool:
     if value is None:
-        return True
+        return nullable
     if expected is int:
         return type(value) is int and -_LARGEST <= value < _LARGEST
-    return type(value) is expected or (expected is str and isinstance(value, str))
+    return isinstance(value, expected)

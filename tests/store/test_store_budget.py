@@ -1,0 +1,186 @@
+"""R1 and R2: the request budget over processes, lanes, stops. Real time and real processes where it matters."""
+
+import asyncio
+import json
+import time
+from itertools import pairwise
+
+import pytest
+from sqlalchemy import update
+
+from store.budget import HORIZONS, MOST_IDLE, RESERVE, DatabaseBudget
+from store.database import Database
+from store.tables import metadata
+from tests.store.builders import run_processes
+
+ACCOUNT, EGRESS = "account:1", "egress:default"
+T = RESERVE / 7
+
+
+async def _hammer(place: tuple[str, str], seconds: float, *lanes_and_keys: list[str]) -> list[list[float]]:
+    begin = str(time.time() + 2.0)  # the processes need a moment to start
+    commands = [("hammer", *place, begin, str(seconds), *one) for one in lanes_and_keys]
+    return [json.loads(output) for output in await run_processes(*commands)]
+
+
+def _most_in_a_second(starts: list[float]) -> int:
+    ordered = sorted(starts)
+    return max(sum(first <= start < first + 1.0 for start in ordered) for first in ordered)
+
+
+@pytest.mark.usefixtures("db")
+async def test_r1_four_processes_on_one_key_use_the_whole_budget_and_never_more(
+    migrated_place: tuple[str, str],
+) -> None:
+    granted = await _hammer(migrated_place, 3.0, *([["sync", ACCOUNT, EGRESS]] * 4))
+    starts = sorted(start for one in granted for start in one)
+    assert _most_in_a_second(starts) <= 7
+    assert (len(starts) - 1) / (starts[-1] - starts[0]) >= 6.6
+    assert all(granted), "every process got some"
+
+
+async def test_r1_keys_in_opposite_orders_do_not_deadlock_and_an_action_overtakes(
+    db: Database, migrated_place: tuple[str, str]
+) -> None:
+    others = asyncio.create_task(
+        _hammer(
+            migrated_place, 1.5, ["sync", ACCOUNT, EGRESS], ["backfill", EGRESS, ACCOUNT], ["webhook", EGRESS]
+        )
+    )
+    budget, waits, deadline = DatabaseBudget(db), [], time.time() + 3.2
+    while time.time() < deadline:
+        reservation = await budget.reserve([EGRESS, ACCOUNT], "action")
+        assert reservation.granted
+        waits.append(reservation.wait)
+        await asyncio.sleep(0.4)
+    granted = await asyncio.wait_for(others, 20)
+    assert _most_in_a_second([start for one in granted for start in one]) <= 7
+    assert max(waits) <= HORIZONS["webhook"] + 2 * T
+
+
+async def test_a_lane_reserves_only_as_far_ahead_as_its_horizon(db: Database) -> None:
+    budget = DatabaseBudget(db)
+    for lane in ("backfill", "sync", "webhook"):
+        before = await budget.status()
+        while (reservation := await budget.reserve([ACCOUNT], lane)).granted:
+            assert reservation.wait <= HORIZONS[lane]
+        assert 0 < reservation.wait <= T
+        assert (await budget.status())[0].next_in > HORIZONS[lane] - 0.1
+        assert all(status.next_in < HORIZONS[lane] for status in before)
+    action = await budget.reserve([ACCOUNT], "action")
+    assert action.granted
+    assert HORIZONS["webhook"] - 0.2 < action.wait <= HORIZONS["webhook"] + T
+
+
+async def test_the_wait_of_the_refused_is_when_their_turn_could_come(db: Database) -> None:
+    budget = DatabaseBudget(db)
+    while (refused := await budget.reserve([ACCOUNT], "sync")).granted:
+        pass
+    await asyncio.sleep(refused.wait)
+    assert (await budget.reserve([ACCOUNT], "sync")).granted
+
+
+async def test_slots_are_one_spacing_apart_on_the_clock(db: Database) -> None:
+    budget = DatabaseBudget(db)
+    starts = []
+    for _ in range(20):
+        reservation = await budget.reserve([ACCOUNT], "action")
+        starts.append(time.monotonic() + reservation.wait)
+    assert [later - earlier for earlier, later in pairwise(starts)] == pytest.approx([T] * 19, abs=0.03)
+
+
+async def test_r2_slow_down_block_and_unblock_are_seen_by_everyone(
+    db: Database, migrated_place: tuple[str, str]
+) -> None:
+    mine = DatabaseBudget(db)
+    async with Database.open(*migrated_place) as other_db:
+        theirs = DatabaseBudget(other_db)
+        await mine.slow_down([ACCOUNT], 5.0)
+        waiting = await theirs.reserve([ACCOUNT], "sync")
+        assert not waiting.granted
+        assert waiting.wait == pytest.approx(5.0 - HORIZONS["sync"], abs=0.2)
+        assert waiting.blocked_reason is None
+        await mine.slow_down([ACCOUNT], 1.0)  # does not shorten what Kommo asked for before
+        assert (await theirs.status())[0].next_in == pytest.approx(5.0, abs=0.3)
+
+        await mine.block([EGRESS], 900, "Kommo blocks this address.")
+        await mine.block([EGRESS], 5, "a shorter stop")
+        stopped = await theirs.reserve([ACCOUNT, EGRESS], "action")
+        assert not stopped.granted
+        assert stopped.blocked_reason == "Kommo blocks this address."
+        assert stopped.blocked_for == pytest.approx(900, abs=1)
+        assert [(status.key, status.blocked_reason) for status in await theirs.status()] == [
+            (ACCOUNT, None),
+            (EGRESS, "Kommo blocks this address."),
+        ]
+        assert (await theirs.reserve(["account:2"], "sync")).granted
+
+        await theirs.unblock(EGRESS)
+        assert (await mine.reserve([EGRESS], "sync")).granted
+        assert {status.blocked_reason for status in await mine.status()} == {None}
+
+
+async def test_a_stop_ends_by_itself(db: Database) -> None:
+    budget = DatabaseBudget(db)
+    await budget.block([ACCOUNT], 0.1, "short")
+    assert not (await budget.reserve([ACCOUNT], "action")).granted
+    await asyncio.sleep(0.12)
+    assert (await budget.reserve([ACCOUNT], "action")).granted
+    assert (await budget.status())[0].blocked_reason is None
+
+
+async def test_an_account_that_was_slowed_down_does_not_hold_up_the_others(db: Database) -> None:
+    budget = DatabaseBudget(db)
+    await budget.slow_down([ACCOUNT], 30.0)
+    slowed = await budget.reserve([ACCOUNT, EGRESS], "action")
+    assert not slowed.granted
+    assert slowed.wait == pytest.approx(30.0 - MOST_IDLE, abs=0.3)
+    other = await budget.reserve(["account:2", EGRESS], "sync")
+    assert other.granted
+    assert other.wait <= T
+
+
+async def test_the_time_is_taken_after_the_lock_and_not_before_the_wait_for_it(db: Database) -> None:
+    """Another transaction holds the rows for a while: the slot must lie after that, not before."""
+    budget = DatabaseBudget(db)
+    await budget.reserve([ACCOUNT], "action")
+    await asyncio.sleep(T)
+    async with db.begin() as connection:
+        await connection.execute(update(metadata.tables["rate_budget"]).values(blocked_until=0.0))
+        asked = asyncio.create_task(budget.reserve([ACCOUNT], "action"))
+        await asyncio.sleep(0.4)
+        released = time.monotonic()
+    assert (await asked).granted
+    following = await budget.reserve([ACCOUNT], "action")
+    assert time.monotonic() + following.wait >= released + T - 0.02
+
+
+async def test_a_slot_that_is_over_before_it_can_be_used_is_given_up(db: Database) -> None:
+    """Each look at the clock says that 50 ms have passed, as if the commit were slow."""
+    ticks = iter(range(1000))
+    slow = DatabaseBudget(db, monotonic=lambda: next(ticks) * 0.05)
+    reservation = await slow.reserve([ACCOUNT], "action")
+    assert reservation.granted
+    assert reservation.wait > 0
+
+
+async def test_a_clock_that_was_set_back_stops_nobody_for_long(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    now = [2_000_000_000.0]
+    async with Database.open(f"sqlite:///{tmp_path_factory.mktemp('clock')}/store.db") as db:
+        await db.ensure()
+        budget = DatabaseBudget(db, now=lambda: now[0])
+        assert (await budget.reserve([ACCOUNT], "action")).granted
+        now[0] -= 86_400
+        assert (await budget.reserve([ACCOUNT], "action")).wait == pytest.approx(1.0, abs=0.05)
+
+
+async def test_what_nobody_set_a_limit_for_is_refused(db: Database) -> None:
+    budget = DatabaseBudget(db, limits={"account": 2.0})
+    with pytest.raises(ValueError, match="No limit is set"):
+        await budget.reserve(["egress:default"], "sync")
+    with pytest.raises(ValueError, match="no lane"):
+        await budget.reserve([ACCOUNT], "urgent")
+    assert (await budget.reserve([ACCOUNT], "sync")).wait == pytest.approx(0.0, abs=0.02)
+    assert (await budget.reserve([ACCOUNT], "action")).wait == pytest.approx(RESERVE / 2, abs=0.05)
