@@ -44,8 +44,8 @@ class Reservation:
 
     Attributes:
         granted: the slot is yours.
-        wait: seconds from the moment reserve() returned: until the request may start, if granted; otherwise
-            until it is worth asking again.
+        wait: seconds from the moment reserve() returned: until the request may start, if granted (as little below
+            zero as LATE_TOLERANCE if the slot has just begun); otherwise until it is worth asking again.
         blocked_reason: a stop on one of the keys, None if there is none.
         blocked_for: seconds until the stop ends.
     """
@@ -155,7 +155,7 @@ class DatabaseBudget:
         wait = (start - now) - (self._monotonic() - seen)
         if early > 0:
             return Reservation(granted=False, wait=max(early - (start - now - wait), 0.001)), 0.0
-        return Reservation(granted=True, wait=max(wait, 0.0)), -wait
+        return Reservation(granted=True, wait=wait), -wait
 
     async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
         """Let nothing start on these keys for so many seconds (at most an hour): Kommo answered 429 (R2)."""

@@ -4,6 +4,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
 
 def without_links(value: object) -> object:
     """`value` without any `_links`, at any depth.
@@ -12,7 +14,12 @@ def without_links(value: object) -> object:
     subdomain, or an item that slides to another page, has not changed.
     """
     if isinstance(value, dict):
-        return {key: without_links(inner) for key, inner in value.items() if key != "_links"}
+        # Leaves are passed by without a call: this runs over every object of every sync.
+        return {
+            key: without_links(inner) if isinstance(inner, (dict, list)) else inner
+            for key, inner in value.items()
+            if key != "_links"
+        }
     if isinstance(value, list):
         return [without_links(inner) for inner in value]
     return value
@@ -25,7 +32,5 @@ def digest_of(columns: Mapping[str, object], raw: object) -> str:
         TypeError: a value is not of JSON's types.
         ValueError: a number is NaN or infinite.
     """
-    canonical = json.dumps(
-        [columns, without_links(raw)], sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
+    canonical = _canonical([columns, without_links(raw)])
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()

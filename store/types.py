@@ -18,6 +18,8 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
 
 def clean_text(text: str) -> str:
     """`text` with NUL and lone surrogates replaced by U+FFFD: what a text column really keeps."""
@@ -26,7 +28,7 @@ def clean_text(text: str) -> str:
 
 def dump_json(value: object) -> str:
     """JSON as the store writes it: ASCII, keys in the order given, no NaN or Infinity (they are not JSON)."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _encode(value)
 
 
 def as_utc(moment: datetime) -> datetime:

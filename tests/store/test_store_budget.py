@@ -18,7 +18,7 @@ T = RESERVE / 7
 
 
 async def _hammer(place: tuple[str, str], seconds: float, *lanes_and_keys: list[str]) -> list[list[float]]:
-    begin = str(time.time() + 2.0)  # the processes need a moment to start
+    begin = str(time.time() + 1.5)  # the processes need a moment to start
     commands = [("hammer", *place, begin, str(seconds), *one) for one in lanes_and_keys]
     return [json.loads(output) for output in await run_processes(*commands)]
 
@@ -47,7 +47,7 @@ async def test_r1_keys_in_opposite_orders_do_not_deadlock_and_an_action_overtake
             migrated_place, 1.5, ["sync", ACCOUNT, EGRESS], ["backfill", EGRESS, ACCOUNT], ["webhook", EGRESS]
         )
     )
-    budget, waits, deadline = DatabaseBudget(db), [], time.time() + 3.2
+    budget, waits, deadline = DatabaseBudget(db), [], time.time() + 2.7
     while time.time() < deadline:
         reservation = await budget.reserve([EGRESS, ACCOUNT], "action")
         assert reservation.granted

@@ -159,8 +159,8 @@ def test_s3_any_history_of_saves_can_be_read_at_any_time_and_compared(
         run_state_machine_as_test(
             Here,
             settings=settings(
-                max_examples=12,
-                stateful_step_count=12,
+                max_examples=8,
+                stateful_step_count=10,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
                 database=None,

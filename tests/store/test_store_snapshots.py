@@ -384,7 +384,7 @@ async def test_s1_readers_never_see_half_a_snapshot(db: Database) -> None:
         return seen
 
     async def write() -> None:
-        for number in range(1, 25):
+        for number in range(1, 16):
             await save(db, number, picture(number))
         done.set()
 
