@@ -98,17 +98,17 @@ async def test_r2_slow_down_block_and_unblock_are_seen_by_everyone(
         await mine.slow_down([ACCOUNT], 5.0)
         waiting = await theirs.reserve([ACCOUNT], "sync")
         assert not waiting.granted
-        assert waiting.wait == pytest.approx(5.0 - HORIZONS["sync"], abs=0.2)
+        assert 3.0 < waiting.wait <= 5.0 - HORIZONS["sync"]  # a busy machine takes its time
         assert waiting.blocked_reason is None
         await mine.slow_down([ACCOUNT], 1.0)  # does not shorten what Kommo asked for before
-        assert (await theirs.status())[0].next_in == pytest.approx(5.0, abs=0.3)
+        assert 3.0 < (await theirs.status())[0].next_in <= 5.0
 
         await mine.block([EGRESS], 900, "Kommo blocks this address.")
         await mine.block([EGRESS], 5, "a shorter stop")
         stopped = await theirs.reserve([ACCOUNT, EGRESS], "action")
         assert not stopped.granted
         assert stopped.blocked_reason == "Kommo blocks this address."
-        assert stopped.blocked_for == pytest.approx(900, abs=1)
+        assert 890 < stopped.blocked_for <= 900
         assert [(status.key, status.blocked_reason) for status in await theirs.status()] == [
             (ACCOUNT, None),
             (EGRESS, "Kommo blocks this address."),
@@ -134,7 +134,7 @@ async def test_an_account_that_was_slowed_down_does_not_hold_up_the_others(db: D
     await budget.slow_down([ACCOUNT], 30.0)
     slowed = await budget.reserve([ACCOUNT, EGRESS], "action")
     assert not slowed.granted
-    assert slowed.wait == pytest.approx(30.0 - MOST_IDLE, abs=0.3)
+    assert 28.0 < slowed.wait <= 30.0 - MOST_IDLE
     other = await budget.reserve(["account:2", EGRESS], "sync")
     assert other.granted
     assert other.wait <= T
