@@ -63,7 +63,7 @@ def prefect_api() -> Iterator[str]:
 @pytest.fixture
 def installation(
     database_place: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Settings]:
+) -> Settings:
     """An installation that may talk to a sandbox, with an empty database, in this process's environment."""
     url, schema = database_place
     for name in [name for name in os.environ if name.startswith("KOMMO_")]:
@@ -78,4 +78,4 @@ def installation(
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    yield Settings()
+    return Settings()

@@ -1,0 +1,201 @@
+"""The flow `full-crm-sync`, run by a real Prefect engine against the sandbox."""
+
+import logging
+from datetime import UTC, datetime
+
+import pytest
+
+from blocks.settings import Settings
+from flows.fleet_sync import full_crm_sync_all
+from flows.full_sync import full_crm_sync
+from kommo.errors import KommoError
+from sandbox import running_sandbox
+from store.connections import get_connection
+from store.snapshots import read_snapshot
+from tasks.connect import connect_with_token
+from tasks.errors import FleetSyncFailedError, NotConnectedError, SyncFailedError, WrongAccountError
+from tasks.scopes import Scope
+from tasks.session import open_database
+from tests.syncing import assert_stored_is_held, connect, quiet_config, stored
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
+
+class _TaskRuns(logging.Handler):
+    """Counts finished task runs by what the engine itself logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "Finished in state" in record.getMessage():
+            self.names.add(str(getattr(record, "task_run_id", record.getMessage())))
+
+
+async def test_s2_a_sync_stores_exactly_what_kommo_holds(installation: Settings) -> None:
+    async with running_sandbox(quiet_config(accounts=4)) as kommo:
+        for account in kommo.accounts:
+            await connect(account.subdomain, account, installation)
+            report = await full_crm_sync(account.subdomain, Scope.ALL)
+            assert report.state == "completed"
+            if account.subdomain == "acme":
+                assert_stored_is_held(await stored("acme", installation), kommo, "acme")
+            else:
+                found = {kind.kind: kind.items for kind in report.kinds}
+                state = kommo.account(account.subdomain)
+                assert found["pipelines"] == len(state.pipelines)
+                assert found["lead_fields"] == len(state.fields["leads"])
+                assert found["loss_reasons"] == len(state.loss_reasons)
+
+
+async def test_s3_an_unchanged_sync_writes_nothing_and_a_renamed_stage_exactly_one_row(
+    installation: Settings,
+) -> None:
+    async with running_sandbox(quiet_config(accounts=1)) as kommo:
+        await connect("acme", kommo.accounts[0], installation)
+        first = await full_crm_sync("acme")
+        assert first.drift.changes == []
+        again = await full_crm_sync("acme")
+        assert sum(kind.rows_written for kind in again.kinds) == 0
+        before = datetime.now(tz=UTC)
+        pipeline = next(iter(kommo.account("acme").pipelines))
+        kommo.change("acme", "rename_status", pipeline_id=pipeline["id"], status_id=142, name="Paid")
+        renamed = await full_crm_sync("acme")
+    assert {kind.kind: kind.rows_written for kind in renamed.kinds if kind.rows_written} == {"statuses": 1}
+    [change] = renamed.drift.changes
+    assert (change.kind, change.change, change.name) == ("statuses", "renamed", "Paid")
+    async with open_database(installation) as database:
+        then = await read_snapshot(database, "acme", "statuses", at=before, nested=False)
+        now = await read_snapshot(database, "acme", "statuses", nested=False)
+    assert "Paid" not in {item["name"] for item in then.items}
+    assert "Paid" in {item["name"] for item in now.items}
+
+
+async def test_a_config_sync_costs_at_most_twelve_task_runs(installation: Settings) -> None:
+    counter = _TaskRuns()
+    logger = logging.getLogger("prefect.task_runs")
+    logger.addHandler(counter)
+    try:
+        async with running_sandbox(quiet_config(accounts=1)) as kommo:
+            await connect("acme", kommo.accounts[0], installation)
+            await full_crm_sync("acme", Scope.ALL)
+    finally:
+        logger.removeHandler(counter)
+    assert 8 <= len(counter.names) <= 12
+
+
+@pytest.mark.parametrize(
+    ("scope", "kinds"),
+    [
+        (Scope.FUNNELS, {"pipelines", "statuses"}),
+        (Scope.CHANNELS, {"channels"}),
+        (
+            Scope.FIELDS,
+            {
+                f"{entity}_{what}"
+                for entity in ("lead", "contact", "company")
+                for what in ("fields", "field_enums")
+            },
+        ),
+    ],
+)
+async def test_the_products_scopes_read_only_what_they_name(
+    installation: Settings, scope: Scope, kinds: set[str]
+) -> None:
+    async with running_sandbox(quiet_config(accounts=1)) as kommo:
+        await connect("acme", kommo.accounts[0], installation)
+        report = await full_crm_sync("acme", scope)
+    assert {kind.kind for kind in report.kinds} == kinds | {"account", "task_types"}
+
+
+async def test_s1_a_failed_kind_leaves_the_others_whole_and_the_run_failed(installation: Settings) -> None:
+    async with running_sandbox(quiet_config(accounts=1)) as kommo:
+        account = kommo.accounts[0]
+        await connect("acme", account, installation, token=account.plain_token)
+        with pytest.raises(SyncFailedError, match=r"users: .*may not") as caught:
+            await full_crm_sync("acme")
+        report = caught.value.report
+        assert {kind.kind for kind in report.kinds if kind.state == "failed"} == {"users"}
+        async with open_database(installation) as database:
+            pipelines = await read_snapshot(database, "acme", "pipelines")
+            assert len(pipelines.items) == len(kommo.account("acme").pipelines)
+            connection = await get_connection(database, "acme")
+    assert connection.state == "degraded"
+    assert "users" in (connection.reason or "")
+    assert connection.last_synced_at is None
+
+
+async def test_t4_a_refused_token_needs_a_person_and_other_faults_do_not(installation: Settings) -> None:
+    async with running_sandbox(quiet_config(accounts=1)) as kommo:
+        account = kommo.accounts[0]
+        await connect("acme", account, installation)
+        kommo.account("acme").paid = False
+        with pytest.raises(SyncFailedError, match="paid"):
+            await full_crm_sync("acme")
+        assert (await _state("acme", installation)) == "degraded"
+        kommo.account("acme").paid = True
+        await full_crm_sync("acme")
+        assert (await _state("acme", installation)) == "connected"
+        kommo.world.oauth.revoke(account.account_id, None, account.admin_token)
+        with pytest.raises(SyncFailedError, match="token"):
+            await full_crm_sync("acme")
+        assert (await _state("acme", installation)) == "reauthorization_required"
+
+
+async def _state(org: str, settings: Settings) -> str:
+    async with open_database(settings) as database:
+        return (await get_connection(database, org)).state
+
+
+async def test_an_unknown_org_is_told_what_to_do(installation: Settings) -> None:
+    del installation
+    with pytest.raises(NotConnectedError, match="kommo connect nobody"):
+        await full_crm_sync("nobody")
+
+
+async def test_an_org_is_never_mixed_with_another_account(installation: Settings) -> None:
+    async with running_sandbox(quiet_config(accounts=2)) as kommo:
+        mine, other = kommo.accounts
+        await connect("acme", mine, installation)
+        with pytest.raises(WrongAccountError, match="--replace"):
+            await connect("acme", other, installation)
+        async with open_database(installation) as database:
+            assert (await get_connection(database, "acme")).account_id == mine.account_id
+
+
+async def test_r4_a_token_is_never_sent_to_a_foreign_host(installation: Settings) -> None:
+    from pydantic import SecretStr
+
+    with pytest.raises(KommoError, match="not the address of a Kommo account"):
+        await connect_with_token("acme", "evil.example", SecretStr("token"), installation)
+    assert (await _state("acme", installation)) == "failed"
+
+
+async def test_the_fleet_goes_on_when_one_org_fails(installation: Settings) -> None:
+    async with running_sandbox(quiet_config(accounts=3)) as kommo:
+        for account in kommo.accounts:
+            await connect(account.subdomain, account, installation)
+        broken = kommo.accounts[1].subdomain
+        kommo.account(broken).paid = False
+        with pytest.raises(FleetSyncFailedError, match=f"1 of 3 orgs .*{broken}") as caught:
+            await full_crm_sync_all(Scope.FUNNELS, concurrency=2)
+    report = caught.value.report
+    assert sorted(report.completed) == sorted(a.subdomain for a in kommo.accounts if a.subdomain != broken)
+    assert "paid" in report.failed[broken]
+
+
+async def test_s1_a_quiet_channel_is_not_taken_for_a_removed_one(installation: Settings) -> None:
+    async with running_sandbox(quiet_config(accounts=1, talks=1500)) as kommo:
+        await connect("acme", kommo.accounts[0], installation)
+        first = await full_crm_sync("acme", Scope.CHANNELS)
+        origins = {talk["origin"] for talk in kommo.account("acme").talks}
+        # Of one origin only the oldest talk is left: it is beyond what is read.
+        gone_quiet = min(origins)
+        talks = kommo.account("acme").talks
+        for talk in list(talks)[1:]:
+            if talk["origin"] == gone_quiet:
+                talks.change(talk["talk_id"], origin=sorted(origins)[1])
+        second = await full_crm_sync("acme", Scope.CHANNELS)
+    assert sum(kind.removed for kind in second.kinds) == 0
+    assert {kind.kind: kind.items for kind in first.kinds} == {kind.kind: kind.items for kind in second.kinds}
