@@ -1,4 +1,4 @@
-"""`python -m sandbox`: a sandbox as a process. Prints where it listens and how to get in, then serves until told to stop."""
+"""`python -m sandbox`: a sandbox as a process. Prints where it listens and how to get in, then serves until stopped."""
 
 import argparse
 import asyncio

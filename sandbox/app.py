@@ -1,7 +1,7 @@
 """From a request to an answer: host, block, faults, limits, token, plan, rights, route. And the log of it all.
 
-Order of the checks, as far as it can be seen from outside: what a gateway does comes first (block of the address, limits),
-then the token (401), the plan (402), the path (404, 405), the rights (403), the body (400).
+Order of the checks, as far as it can be seen from outside: what a gateway does comes first (block of the address,
+limits), then the token (401), the plan (402), the path (404, 405), the rights (403), the body (400).
 """
 
 import time
@@ -13,7 +13,7 @@ from sandbox.control import Control
 from sandbox.faults import GATEWAY, Rule, damaged, gateway_answer, quirks_of
 from sandbox.requestlog import Entry
 from sandbox.router import resolve
-from sandbox.state import Account
+from sandbox.state import Account, Record
 from sandbox.tokens import AccessToken
 from sandbox.wire import Answer, Request, Response
 from sandbox.world import World
@@ -82,15 +82,14 @@ class App:
 
     def _serve(self, request: Request, label: str, account: Account | None, rules: list[Rule]) -> Response:
         path = request.path
-        if path == "/oauth2/access_token":
-            if label and account is None:
-                return errors.not_found(request.method, _url(request))
+        known_host = account is not None or not label
+        if path == "/oauth2/access_token" and known_host:
             return self._token(request, account)
         if path == "/oauth2/account/current/subdomain":
             return oauth_pages.current_subdomain(self.world, request)
         if path == "/oauth" and label in _NO_ACCOUNT:
             return oauth_pages.consent(self.world, request)
-        if not path.startswith("/api/v4/") or (label and account is None):
+        if not path.startswith("/api/v4/") or not known_host:
             return errors.not_found(request.method, _url(request))
         token = self.world.tokens.find(_bearer(request))
         if token is None or account is None or token.account_id != account.id:
@@ -98,23 +97,16 @@ class App:
         return self._call(request, account, token, rules)
 
     def _call(self, request: Request, account: Account, token: AccessToken, rules: list[Rule]) -> Response:
-        user = account.users.get(token.user_id)
+        user = _acting_user(account, token, request.headers.get("x-context-user-id"))
         if user is None:
             return errors.unauthorized()
-        context = request.headers.get("x-context-user-id")
-        if context and user["rights"]["is_admin"]:  # [D A/scopes] run as another user
-            user = account.users.get(int(context)) if context.isdigit() else None
-            if user is None or user["rights"]["is_free"]:
-                return errors.unauthorized()
         self.world.oauth.access_used(token)
         if not account.paid:
             return errors.payment_required()
-        if "crm" not in token.scopes:
-            return errors.forbidden()
         route, params, known = resolve(request.method, request.path)
         if route is None:
             return errors.method_not_allowed() if known else errors.not_found(request.method, _url(request))
-        if route.admin and not user["rights"]["is_admin"]:
+        if "crm" not in token.scopes or (route.admin and not user["rights"]["is_admin"]):
             return errors.forbidden()
         quirks = quirks_of(rules, account.top_domain, account.subdomain) if rules else Quirks()
         return route.handler(Call(self.world, account, user, token.scopes, request, params, quirks))
@@ -129,6 +121,15 @@ class App:
     def _by_token(self, request: Request) -> Account | None:
         token = self.world.tokens.find(_bearer(request))
         return self.world.account_with_id(token.account_id) if token else None
+
+
+def _acting_user(account: Account, token: AccessToken, context: str | None) -> Record | None:
+    """The user whose rights count; an administrator may run as another one [D A/scopes]."""
+    user = account.users.get(token.user_id)
+    if not context or user is None or not user["rights"]["is_admin"]:
+        return user
+    other = account.users.get(int(context)) if context.isdigit() else None
+    return None if other is None or other["rights"]["is_free"] else other
 
 
 def _label(request: Request) -> str:

@@ -94,7 +94,7 @@ class Call:
         """
         return {"self": {"href": f"{self.account.url}/api/v4/{path}"}}
 
-    def body(self) -> Any:
+    def body(self) -> object:
         """The JSON body.
 
         Raises:
@@ -109,6 +109,10 @@ class Call:
         if value in ([], {}, None, ""):
             raise errors.empty_request()
         return value
+
+    def optional(self) -> Record:
+        """A body that may be left out: the object sent, or an empty one."""
+        return self.one() if self.request.body.strip() not in {b"", b"{}", b"[]"} else {}
 
     def one(self) -> Record:
         """A body that must be a single object (PATCH by id, webhooks) [D].

@@ -1,7 +1,7 @@
 """Changes of an account's set-up as a person would make them in the UI: the sandbox's own lever for drift.
 
-Every change is a plain function of the account and named arguments; the control API and `Sandbox.change` call them by name.
-A change returns the ids that it made or touched.
+Every change is a plain function of the account and named arguments; the control API and `Sandbox.change` call them by
+name. A change returns the ids that it made or touched.
 """
 
 from collections.abc import Callable
@@ -129,8 +129,8 @@ def add_field(
     *,
     entity: str,
     name: str,
-    type: str,
-    enums: list[str] | None = None,  # noqa: A002
+    type: str,  # noqa: A002 - Kommo's key
+    enums: list[str] | None = None,
 ) -> Result:
     """Add a custom field."""
     del world

@@ -4,8 +4,8 @@ Facts: fact sheet 3.4 (values), 3.5 (leads), 3.6 (contacts and companies). Nothi
 has been checked, so a batch is all or nothing [I].
 """
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
 from sandbox import errors
 from sandbox.call import Call
@@ -77,8 +77,8 @@ def _check_stage(call: Call, found: Findings, element: Record, held: Record | No
 def stage_of(account: Account, element: Record, held: Record | None) -> tuple[int, Record | None]:
     """Pipeline and stage that a write asks for; None for a stage that is not in that pipeline.
 
-    A new lead without pipeline_id goes where its status_id is, else into the main pipeline; a change without pipeline_id
-    stays in its pipeline, so a foreign status_id is refused [D].
+    A new lead without pipeline_id goes where its status_id is, else into the main pipeline; a change without
+    pipeline_id stays in its pipeline, so a foreign status_id is refused [D].
     """
     status_id = element.get("status_id")
     pipeline_id = element.get("pipeline_id") or (held["pipeline_id"] if held else None)
@@ -237,7 +237,7 @@ def _tags(account: Account, entity: str, element: Record, held: list[int]) -> li
     return [tag for tag in ids if tag not in gone]
 
 
-def _tag_ids(account: Account, entity: str, sent: Any) -> list[int]:
+def _tag_ids(account: Account, entity: str, sent: Iterable[object]) -> list[int]:
     ids = []
     for tag in sent:
         if isinstance(tag, dict) and tag.get("id") in account.tags[entity]:
@@ -300,7 +300,7 @@ def _tell(call: Call, entity: str, before: Record, after: Record) -> None:
         world.announce(account, entity, action, before=before, after=after, user_id=call.user_id)
 
     def event(kind: str, now: list[Record], then: list[Record]) -> None:
-        world.note_event(account, kind, entity, record_id, call.user_id, now, then)
+        world.note_event(account, kind, entity, record_id, call.user_id, after=now, before=then)
 
     tell("update")
     if entity == "leads" and (before["pipeline_id"], before["status_id"]) != (

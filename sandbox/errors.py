@@ -22,7 +22,7 @@ _TITLES = {
 }
 
 
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818 - Kommo calls the document so
     """An error answer on its way out.
 
     Args:

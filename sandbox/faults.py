@@ -1,8 +1,8 @@
 """Faults on demand: rules that strike some requests, decided by seeded dice (fact sheet 9.7 and 9.8).
 
-Gateway faults (429, 403_html, 502, 504, reset, 401) answer before Kommo would have looked at the request, so they take no place
-in the rate window. The others (500, slow, truncate, shifted pages, odd links) happen to requests that were really
-served, so those count. The request log marks each; its windows can be read both ways.
+Gateway faults (429, 403_html, 502, 504, reset, 401) answer before Kommo would have looked at the request, so they take
+no place in the rate window. The others (500, slow, truncate, shifted pages, odd links) happen to requests that were
+really served, so those count. The request log marks each; its windows can be read both ways.
 """
 
 import random

@@ -14,7 +14,7 @@ _PARTS = re.compile(r"\[([^\]]*)\]")
 
 
 def nested(pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """`filter[id][]=1&filter[id][]=2` as nested dicts; lists become dicts keyed "0", "1", …
+    """`filter[id][]=1&filter[id][]=2` as nested dicts; lists become dicts keyed "0", "1" and so on.
 
     Args:
         pairs: Decoded query parameters in order.

@@ -47,13 +47,16 @@ _ORIGINS = (
     "waba", "telegram", "instagram_business", "facebook", "onlinechat", "com.wazzup24.wz", "kommo.ext.30470678",
 )  # fmt: skip
 STYLES = (
-    Style("Acme", "kommo", "en", ("NL", "EUR", "€", "Europe/Amsterdam", "+01:00"), 35, True, True, _ORIGINS),
+    Style(
+        "Acme", "kommo", "en", ("NL", "EUR", "€", "Europe/Amsterdam", "+01:00"),
+        fields=35, sources=True, origins=_ORIGINS,
+    ),
     Style("Globex", "kommo", "es", ("ES", "EUR", "€", "Europe/Madrid", "+01:00"), reasons=False),
     Style(
         "Ромашка", "amo", "ru", ("RU", "RUB", "₽", "Europe/Moscow", "+03:00"),
-        5, True, True, ("telegram", "com.wazzup24.wz", "amo.ext.30490163"),
+        fields=5, sources=True, origins=("telegram", "com.wazzup24.wz", "amo.ext.30490163"),
     ),
-    Style("Initech", "kommo", "pt", ("BR", "BRL", "R$", "America/Sao_Paulo", "-03:00"), 0, True, False, ("waba",)),
+    Style("Initech", "kommo", "pt", ("BR", "BRL", "R$", "America/Sao_Paulo", "-03:00"), origins=("waba",)),
 )  # fmt: skip
 _SUBDOMAINS = ("acme", "globex", "romashka", "initech")
 _STAGES = {
@@ -84,19 +87,19 @@ def build_account(index: int, config: SandboxConfig, top_domain: str) -> Account
     dice = Random(f"{config.seed}:{index}")  # noqa: S311 - deterministic test data
     account = Account(_profile(index, style, dice), style.flavour, top_domain)
     account.hidden = _hidden(account, style, dice)
-    _users(account, style, dice)
     for name, main, archived in (
         ("Sales", True, False),
         ("Renewals", False, False),
         ("Old 2019", False, True),
     ):
         new_pipeline(account, name, style.lang, main=main, archived=archived)
+    _users(account, style, dice)  # after the pipelines: rights name stages
     _rename_final_stages(account)
     seed_fields(account, dice, style.fields + config.fields)
     for entity in FIELD_ENTITIES:
         account.tags[entity] = Collection(2_164 if entity == "leads" else 9_164)
         if entity in ENTITIES:
-            for tag, color in (("vip", None), ("Заявка с сайта", "EBEBEB"), ("⭐ 優先", None)):
+            for tag, color in (("vip", None), ("Заявка с сайта", "EBEBEB"), ("⭐ 優先", None)):  # noqa: RUF001
                 account.tags[entity].add({"id": account.tags[entity].next_id(), "name": tag, "color": color})
     if style.reasons:
         _loss_reasons(account)

@@ -47,7 +47,7 @@ def _moments(dice: Random, epoch: int) -> tuple[int, int]:
     return made, min(epoch, made + dice.randrange(0, 500_000))
 
 
-def _value(account: Account, definition: Record, dice: Random) -> list[Record]:
+def _value(definition: Record, dice: Random) -> list[Record]:
     kind, choices = definition["type"], definition["enums"]
     if kind in {"select", "radiobutton", "multiselect", "multitext"}:
         count = dice.randrange(1, 3) if kind in {"multiselect", "multitext"} else 1
@@ -107,10 +107,10 @@ def field_entry(definition: Record, values: list[Record]) -> Record:
 def _pool(account: Account, entity: str, dice: Random) -> list[list[Record] | None]:
     fields = list(account.fields[entity])
     pool: list[list[Record] | None] = [None, [], None]
-    pool.append([field_entry(known, _value(account, known, dice)) for known in fields])
+    pool.append([field_entry(known, _value(known, dice)) for known in fields])
     while len(pool) < _POOL:
         chosen = [known for known in fields if dice.random() < 0.12]
-        pool.append([field_entry(known, _value(account, known, dice)) for known in chosen] or None)
+        pool.append([field_entry(known, _value(known, dice)) for known in chosen] or None)
     return pool
 
 
@@ -226,25 +226,29 @@ def _around_leads(account: Account, dice: Random, epoch: int) -> None:
                 "complete_till": epoch + 86_400 * (1 + index % 9),
             }
         )  # fmt: skip
+        note_id = account.notes.next_id()
         account.notes.add(
             {
-                "id": account.notes.next_id(), "entity_id": lead["id"], **common,
-                "note_type": "common", "params": {"text": "Called, no answer\nСледующий звонок завтра"},
+                "id": note_id, "entity_id": lead["id"], **common,
+                "note_type": "common", "params": {"text": "Called, no answer\nПерезвонит 📵"},
                 "_entity": "leads",
             }
         )  # fmt: skip
+        note: list[Record] = [{"note": {"id": note_id}}]
         account.events.append(
-            event(account, dice, "lead_added", "leads", lead["id"], lead["created_by"], made)
+            event(
+                dice, "lead_added", "leads", lead["id"], user_id=lead["created_by"], moment=made, after=note
+            )
         )
     account.events.sort(key=lambda known: (known["created_at"], known["id"]))
 
 
 def event(
-    account: Account,
     dice: Random,
     kind: str,
     entity: str,
     record_id: int,
+    *,
     user_id: int,
     moment: int,
     after: list[Record] | None = None,
@@ -293,7 +297,7 @@ def _talks(account: Account, count: int, origins: tuple[str, ...], dice: Random,
 
 
 def _unsorted(account: Account, dice: Random, epoch: int) -> None:
-    """Two incoming leads: their lead exists already and keeps its id [D A/unsorted]; the contact is not in lists yet."""
+    """Two incoming leads: their lead has its id already [D A/unsorted]; the contact is not in lists yet."""
     pipeline = account.main_pipeline()
     for category in ("forms", "sip"):
         uid = f"{dice.getrandbits(240):060x}"

@@ -1,8 +1,8 @@
 """What the stand-in holds: accounts with their collections, and the cached bytes that make reading fast.
 
 Records are plain dicts in the shape of the API, without `_links` and `_embedded`; keys that begin with an underscore
-are the sandbox's own (relations) and never leave it. A record is replaced as a whole when it changes, nested values are never
-edited in place: seeded records share them.
+are the sandbox's own (relations) and never leave it. A record is replaced as a whole when it changes, nested values are
+never edited in place: seeded records share them.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -132,6 +132,7 @@ class World:
         entity: str,
         record_id: int,
         user_id: int,
+        *,
         after: list[Record] | None = None,
         before: list[Record] | None = None,
     ) -> None:
@@ -148,6 +149,15 @@ class World:
         """
         if entity not in SINGULAR or entity == "customers":
             return
-        row = event(account, self._dice, kind, entity, record_id, user_id, self.now(), after, before)
+        row = event(
+            self._dice,
+            kind,
+            entity,
+            record_id,
+            user_id=user_id,
+            moment=self.now(),
+            after=after,
+            before=before,
+        )
         account.events.append(row)
         del account.events[:-_MAX_EVENTS]

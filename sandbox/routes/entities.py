@@ -42,7 +42,7 @@ def _by_fields(records: list[Record], wanted: object) -> list[Record]:
     """filter[custom_fields_values][{field_id}][] by value or enum id (amoCRM; Kommo does not list it) [D A]."""
     if not isinstance(wanted, dict):
         return records
-    for field_id in numbers(list(wanted)[0]) if wanted else ():
+    for field_id in numbers(next(iter(wanted))) if wanted else ():
         words = set(texts(wanted[str(field_id)]))
         records = [record for record in records if _has_value(record, field_id, words)]
     return records

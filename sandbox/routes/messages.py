@@ -43,7 +43,7 @@ def talk(call: Call) -> Response:
 def close(call: Call) -> Response:
     """POST /talks/{id}/close: 202 [D]."""
     record = _talk(call)
-    body = call.one() if call.request.body.strip() not in {b"", b"{}"} else {}
+    body = call.optional()
     forced = bool(body.get("force_close"))
     changed = call.account.talks.change(
         record["id"],
@@ -102,7 +102,9 @@ def send(call: Call) -> Response:
             "leads",
             record["entity_id"],
             call.user_id,
-            [{"message": {"id": message["id"], "talk_id": record["talk_id"], "origin": record["origin"]}}],
+            after=[
+                {"message": {"id": message["id"], "talk_id": record["talk_id"], "origin": record["origin"]}}
+            ],
         )
     return hal({"id": message["id"]}, 202)
 

@@ -122,7 +122,7 @@ def _make(call: Call, element: Record) -> Record:
     call.account.notes.add(record)
     kind = _EVENT_OF.get(record["note_type"], "common_note_added")
     after: list[Record] = [{"note": {"id": record["id"]}}]
-    call.world.note_event(call.account, kind, call.entity, record["entity_id"], call.user_id, after)
+    call.world.note_event(call.account, kind, call.entity, record["entity_id"], call.user_id, after=after)
     call.world.announce(call.account, "notes", "add", before=None, after=record, user_id=call.user_id)
     return record
 

@@ -1,12 +1,10 @@
 """Pipelines and their stages (fact sheet 3.3). Reading is open to all, writing to administrators."""
 
-from typing import Any
-
 from sandbox import errors, render
 from sandbox.call import Call, Route
 from sandbox.paging import envelope, whole
 from sandbox.seed import new_pipeline, new_status
-from sandbox.state import LOST, WON, Record
+from sandbox.state import LOST, WON, Collection, Record
 from sandbox.validate import Findings
 from sandbox.wire import Response, dumps, hal, no_content
 
@@ -116,13 +114,13 @@ def _make(call: Call, element: Record) -> Record:
         if fixed is not None:
             stages[stages.index(fixed)] = fixed | {"name": stage.get("name", fixed["name"])}
         else:
-            sort = int(stage.get("sort") or 20 + 10 * place)
+            sort = int(stage["sort"]) if "sort" in stage else 20 + 10 * place
             color = str(stage.get("color", _DEFAULT_COLOR))
             stages.append(new_status(account, record["id"], str(stage.get("name", "New")), sort, color=color))
     record = account.pipelines.change(
         record["id"],
         _statuses=stages,
-        sort=int(element.get("sort", record["sort"])),
+        sort=int(element["sort"] if "sort" in element else record["sort"]),
         is_unsorted_on=bool(element.get("is_unsorted_on", True)),
     )
     if element.get("is_main"):
@@ -130,7 +128,7 @@ def _make(call: Call, element: Record) -> Record:
     return account.pipelines.get(record["id"]) or record
 
 
-def set_main(pipelines: Any, pipeline_id: int) -> None:
+def set_main(pipelines: Collection, pipeline_id: int) -> None:
     """Make one pipeline the main one, and no other."""
     for known in list(pipelines):
         pipelines.change(known["id"], is_main=known["id"] == pipeline_id)

@@ -1,4 +1,4 @@
-"""The account itself, its users, loss reasons and sources: what a sync of the set-up reads first (fact sheet 3.1, 3.2, 3.12)."""
+"""The account itself, its users, loss reasons and sources (fact sheet 3.1, 3.2, 3.5, 3.12)."""
 
 from sandbox import errors, render
 from sandbox.call import Call, Route

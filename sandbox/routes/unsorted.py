@@ -1,4 +1,6 @@
-"""Incoming leads (fact sheet 3.14). Their lead has its id before acceptance and keeps it; it is in no list until then."""
+"""Incoming leads (fact sheet 3.14). Their lead has its id before acceptance, and is in no list until then."""
+
+import uuid
 
 from sandbox import errors, render
 from sandbox.call import Call, Route
@@ -87,7 +89,7 @@ def create(call: Call) -> Response:
 
 def add_incoming(call: Call, category: str, element: Record) -> Record:
     """Hold a new incoming lead; its lead and contact get their ids now, their data waits under `_data`."""
-    uid = f"{call.account.entities['leads'].next_id():015x}{call.now:045x}"
+    uid = f"{uuid.uuid4().hex}{call.now:028x}"
     embedded = element.get("_embedded") or {}
     record: Record = {
         "uid": uid,
@@ -109,7 +111,7 @@ def add_incoming(call: Call, category: str, element: Record) -> Record:
 def accept(call: Call) -> Response:
     """POST /leads/unsorted/{uid}/accept: the lead appears, under the id it had all along [D]."""
     record = _record(call)
-    body = call.one() if call.request.body.strip() else {}
+    body = call.optional()
     found = Findings()
     found.user(call.account, body, "user_id")
     pipeline_id = record["pipeline_id"]

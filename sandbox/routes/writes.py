@@ -59,7 +59,7 @@ def change_many(call: Call) -> Response:
 
 
 def change(call: Call) -> Response:
-    """PATCH /{entity}/{id} (object): Kommo accounts answer the bare object, amo ones the wrapper; both are printed [D]."""
+    """PATCH /{entity}/{id} (object): Kommo accounts answer the bare object, amo ones the wrapper; both printed [D]."""
     held, element, found = call.account.entities[call.entity].get(call.number("id")), call.one(), Findings()
     if held is None:
         raise errors.validation({"0": [errors.unsupported("id")]})
