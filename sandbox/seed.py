@@ -99,7 +99,7 @@ def build_account(index: int, config: SandboxConfig, top_domain: str) -> Account
     for entity in FIELD_ENTITIES:
         account.tags[entity] = Collection(2_164 if entity == "leads" else 9_164)
         if entity in ENTITIES:
-            for tag, color in (("vip", None), ("Заявка с сайта", "EBEBEB"), ("⭐ 優先", None)):  # noqa: RUF001
+            for tag, color in (("vip", None), ("Заявка с сайта", "EBEBEB"), ("⭐ 優先", None)):
                 account.tags[entity].add({"id": account.tags[entity].next_id(), "name": tag, "color": color})
     if style.reasons:
         _loss_reasons(account)
