@@ -230,7 +230,7 @@ def _around_leads(account: Account, dice: Random, epoch: int) -> None:
         account.notes.add(
             {
                 "id": note_id, "entity_id": lead["id"], **common,
-                "note_type": "common", "params": {"text": "Called, no answer\nПерезвонит 📵"},
+                "note_type": "common", "params": {"text": "Called, no answer\nЗвонил ✍️"},
                 "_entity": "leads",
             }
         )  # fmt: skip

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployments.cli.output import cell, out, say
+from deployments.cli.run import WrongUseError, quiet_prefect
 
 if TYPE_CHECKING:
     from sandbox import Sandbox
@@ -28,7 +29,7 @@ def demo() -> None:
     """
     from blocks.settings import Settings
 
-    folder = Settings().home / "demo"
+    folder = (Settings().home / "demo").absolute()
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder / "lock"):
         _own_environment(folder)
@@ -39,11 +40,10 @@ def demo() -> None:
 
 def _own_environment(folder: Path) -> None:
     """Cut every tie to an installation that is already here; Prefect is not imported yet."""
-    for name in [
-        name for name in os.environ if name.startswith(("KOMMO_", "PREFECT_API_", "PREFECT_PROFILE"))
-    ]:
+    for name in [name for name in os.environ if name.startswith(("KOMMO_", "PREFECT_"))]:
         if name != "KOMMO_DEBUG":
             del os.environ[name]
+    quiet_prefect()
     os.environ |= {
         "KOMMO_HOME": str(folder),
         "KOMMO_SANDBOX": "1",
@@ -57,8 +57,6 @@ def _own_environment(folder: Path) -> None:
 @contextlib.contextmanager
 def _only_one(path: Path) -> Iterator[None]:
     """Two demos at once would pull the database from under each other: the second says so and stops."""
-    from deployments.cli.run import WrongUseError
-
     try:
         import fcntl
     except ImportError:  # not a POSIX system; there a second demo at the same time is the user's to avoid
