@@ -5,6 +5,7 @@ memory and little time. `custom_fields_values` is null for some and [] for a few
 """
 
 import uuid
+from collections.abc import Callable
 from random import Random
 
 from sandbox import names
@@ -60,26 +61,10 @@ def _value(definition: Record, dice: Random) -> list[Record]:
     if kind == "smart_address":
         parts = zip(choices, ("Keizersgracht 1", "", "Amsterdam", "NH", "1015 CC", "NL"), strict=True)
         return [{"value": text, "enum_id": enum["id"], "enum_code": enum["code"]} for enum, text in parts]
-    simple: dict[str, object] = {
-        "numeric": f"{dice.randrange(1, 99_999)}.5",
-        "monetary": str(dice.randrange(1, 99_999)),
-        "checkbox": dice.random() < 0.5,
-        "date": 1_577_836_800 + 86_400 * dice.randrange(1_000),
-        "date_time": 1_577_836_800 + dice.randrange(10**8),
-        "birthday": 631_152_000 + 86_400 * dice.randrange(7_000),
-        "url": f"https://example.com/{dice.randrange(999)}?q=a&b=ü",
-        "textarea": 'First line\nsecond line with "quotes" and a tab\t— مرحبا',
-        "legal_entity": {"name": names.company(dice), "entity_type": 1, "vat_id": "NL000000000B01"},
-        "file": {
-            "file_uuid": _uuid(dice),
-            "version_uuid": _uuid(dice),
-            "file_name": "offer.pdf",
-            "file_size": 2048,
-        },
-    }
     if kind == "chained_list":
         return [{"catalog_id": 1_001, "catalog_element_id": 12_235}]
-    return [{"value": simple.get(kind, f"text {dice.randrange(999)} ✓")}]
+    make = _SIMPLE.get(kind)
+    return [{"value": make(dice) if make else f"text {dice.randrange(999)} ✓"}]
 
 
 def _contact_value(code: str | None, enum: Record, dice: Random) -> Record:
@@ -90,6 +75,30 @@ def _contact_value(code: str | None, enum: Record, dice: Random) -> Record:
 
 def _uuid(dice: Random) -> str:
     return str(uuid.UUID(int=dice.getrandbits(128), version=4))
+
+
+_SIMPLE: dict[str, Callable[[Random], object]] = {
+    "numeric": lambda dice: f"{dice.randrange(1, 99_999)}.5",  # numbers are read as text [D]
+    "monetary": lambda dice: str(dice.randrange(1, 99_999)),
+    "checkbox": lambda dice: dice.random() < 0.5,
+    "date": lambda dice: 1_577_836_800 + 86_400 * dice.randrange(1_000),
+    "date_time": lambda dice: 1_577_836_800 + dice.randrange(10**8),
+    "birthday": lambda dice: 631_152_000 + 86_400 * dice.randrange(7_000),
+    "url": lambda dice: f"https://example.com/{dice.randrange(999)}?q=a&b=ü",
+    "textarea": lambda _: 'First line\nsecond line with "quotes" and a tab\t— مرحبا',
+    "legal_entity": lambda dice: {
+        "name": names.company(dice),
+        "entity_type": 1,
+        "vat_id": "NL000000000B01",
+    },
+    "file": lambda dice: {
+        "file_uuid": _uuid(dice),
+        "version_uuid": _uuid(dice),
+        "file_name": "offer.pdf",
+        "file_size": 2048,
+    },
+}
+_NEARLY_ALWAYS = {"PHONE", "EMAIL"}
 
 
 def field_entry(definition: Record, values: list[Record]) -> Record:
@@ -104,12 +113,16 @@ def field_entry(definition: Record, values: list[Record]) -> Record:
     }
 
 
-def _pool(account: Account, entity: str, dice: Random) -> list[list[Record] | None]:
+def _pool(account: Account, entity: str, count: int, dice: Random) -> list[list[Record] | None]:
+    """Ready values: null, [], one list with every field, and random ones; records take them in turn."""
     fields = list(account.fields[entity])
-    pool: list[list[Record] | None] = [None, [], None]
-    pool.append([field_entry(known, _value(known, dice)) for known in fields])
-    while len(pool) < _POOL:
-        chosen = [known for known in fields if dice.random() < 0.12]
+    pool: list[list[Record] | None] = [
+        [field_entry(known, _value(known, dice)) for known in fields],
+        None,
+        [],
+    ]
+    while len(pool) < min(_POOL, count):
+        chosen = [known for known in fields if known["code"] in _NEARLY_ALWAYS or dice.random() < 0.12]
         pool.append([field_entry(known, _value(known, dice)) for known in chosen] or None)
     return pool
 
@@ -117,9 +130,9 @@ def _pool(account: Account, entity: str, dice: Random) -> list[list[Record] | No
 def _people(account: Account, entity: str, count: int, dice: Random, epoch: int) -> list[Record]:
     users = [user["id"] for user in account.users]
     tags = [tag["id"] for tag in account.tags[entity]]
-    collection, pool = account.entities[entity], _pool(account, entity, dice)
+    collection, pool = account.entities[entity], _pool(account, entity, count, dice)
     records: list[Record] = []
-    for _ in range(count):
+    for number in range(count):
         made, changed = _moments(dice, epoch)
         record: Record = {"id": collection.next_id()}
         if entity == "contacts":
@@ -137,7 +150,7 @@ def _people(account: Account, entity: str, count: int, dice: Random, epoch: int)
             "is_deleted": False,
             **({"is_unsorted": False} if entity == "contacts" else {}),
             "closest_task_at": None,
-            "custom_fields_values": dice.choice(pool),
+            "custom_fields_values": pool[number % len(pool)],
             "_tags": [dice.choice(tags)] if tags and dice.random() < 0.3 else [],
             "_company": None,
             "_leads": (),
@@ -158,7 +171,7 @@ def _leads(account: Account, count: int, dice: Random, epoch: int) -> list[Recor
         for stage in pipeline["_statuses"]
         if stage["type"] == 0
     ]
-    collection, pool = account.entities["leads"], _pool(account, "leads", dice)
+    collection, pool = account.entities["leads"], _pool(account, "leads", count, dice)
     records: list[Record] = []
     for number in range(count):
         made, changed = _moments(dice, epoch)
@@ -180,7 +193,7 @@ def _leads(account: Account, count: int, dice: Random, epoch: int) -> list[Recor
                 "closed_at": changed if status_id in {WON, LOST} else None,
                 "closest_task_at": None,
                 "is_deleted": False,
-                "custom_fields_values": dice.choice(pool),
+                "custom_fields_values": pool[number % len(pool)],
                 "score": None,
                 "labor_cost": None,
                 "is_price_computed": False,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.fidelity import judge, main
-from sandbox.fidelity_cases import CASES
+from sandbox.fidelity_cases import CASES, Probe
 from sandbox.shapes import differences, shape_of
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -33,8 +33,6 @@ def test_no_published_answer_is_left_out() -> None:
 
 
 def test_every_error_sample_is_reproduced_with_its_status_and_texts() -> None:
-    from sandbox.fidelity_cases import Probe
-
     for entry in MANIFEST:
         if entry["kind"] in {"error.api", "error.oauth"} and entry["file"] != "err_404.json":
             published = json.loads((SAMPLES / entry["file"]).read_text(encoding="utf-8"))
@@ -56,6 +54,10 @@ def test_the_comparison_notices_missing_keys_other_types_and_uncompared_lists() 
     assert len(differences(published, shape_of({"a": 1, "b": [], "d": 1}), frozenset())) == 1
 
 
-def test_the_command_prints_a_table_and_the_count(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(SAMPLES)]) == 0
-    assert f"{len(CASES)} same, 0 differ" in capsys.readouterr().out
+def test_the_command_prints_a_table_and_the_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = tmp_path / "manifest.json"
+    chosen = [entry for entry in MANIFEST if entry["file"] in {"err_401.json", "wh_talk_add_doc.json"}]
+    small.write_text(json.dumps({"samples": chosen}), encoding="utf-8")
+    (tmp_path / "err_401.json").write_bytes((SAMPLES / "err_401.json").read_bytes())
+    assert main([str(tmp_path)]) == 0
+    assert "1 same, 0 differ, 1 not covered" in capsys.readouterr().out

@@ -1,0 +1,17 @@
+"""A running sandbox and a client of it."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from sandbox import running_sandbox
+from tests.sandbox.support import SMALL, Api
+
+
+@pytest.fixture
+async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
+    """The small unthrottled sandbox, or one of another configuration by indirect parameter."""
+    config = getattr(request, "param", SMALL)
+    async with running_sandbox(config) as sandbox, httpx.AsyncClient(trust_env=False) as http:
+        yield Api(sandbox, http)
