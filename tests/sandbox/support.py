@@ -7,7 +7,7 @@ import httpx
 from sandbox import LimitSettings, Sandbox, SandboxConfig
 
 UNTHROTTLED = LimitSettings(per_ip=0, per_account=0)
-SMALL = SandboxConfig(limits=UNTHROTTLED, leads=30, contacts=12, companies=6, talks=14)
+SMALL = SandboxConfig(limits=UNTHROTTLED, accounts=3, leads=30, contacts=12, companies=6, talks=14)
 
 
 class Api:
