@@ -1,7 +1,9 @@
 """The async engine for each kind of database, and what must hold for every connection of it."""
 
+import contextlib
 import os
 import sqlite3
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -84,6 +86,9 @@ def _listen_sqlite(engine: AsyncEngine) -> None:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
+_MAKING = threading.Lock()
+
+
 def prepare_file(file: Path) -> None:
     """Make SQLite's file if it is missing (0600, in a directory of 0700), and switch it to WAL.
 
@@ -94,8 +99,7 @@ def prepare_file(file: Path) -> None:
     """
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # SQLite gives -wal and -shm the mode of the database file.
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        _make_file(file)
         _switch_to_wal(file)
     except (OSError, sqlite3.OperationalError) as error:
         raise DatabaseForbiddenError(
@@ -106,6 +110,17 @@ def prepare_file(file: Path) -> None:
         raise DatabaseAddressError(
             f"The file {file} is not an SQLite database. Name another file, or move that one away."
         ) from error
+
+
+def _make_file(file: Path) -> None:
+    """Make an empty file of mode 0600, which SQLite gives to -wal and -shm as well; leave an existing one alone.
+
+    An existing file must not even be opened: closing any descriptor of it takes away the POSIX locks that SQLite holds
+    for *other* connections of this process, and two writers at once then ruin the database (SQLite's "how to corrupt",
+    2.2). The lock keeps a second thread from connecting before the descriptor of a new file is closed.
+    """
+    with _MAKING, contextlib.suppress(FileExistsError):
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _switch_to_wal(file: Path) -> None:
