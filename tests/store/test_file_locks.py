@@ -1,5 +1,6 @@
 """SQLite's locks belong to the process: nothing of ours may drop them by closing the file elsewhere."""
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,8 @@ async def test_opening_a_database_again_does_not_drop_the_locks_of_a_writer_in_t
         async with first.begin():
             async with Database.open(url) as second:
                 await second.state()
-            found = subprocess.run(
-                [sys.executable, "-c", _TRY_TO_WRITE, str(file)], capture_output=True, text=True, check=True
+            command = [sys.executable, "-c", _TRY_TO_WRITE, str(file)]
+            found = await asyncio.to_thread(
+                subprocess.run, command, capture_output=True, text=True, check=True
             )
     assert found.stdout.strip() == "locked"
