@@ -62,4 +62,4 @@ async def test_r1_four_processes_on_one_account_stay_within_the_limit_and_use_it
     assert windows["max_per_account"] == {"acme": fullest}
     assert fullest <= LIMIT
     # 1.05 is the bar on a machine that does nothing else; the default round only catches a budget left unused.
-    assert together <= (1.05 if os.environ.get("KOMMO_TEST_ROUNDS") == "full" else 1.2)
+    assert together <= (1.05 if os.environ.get("KOMMO_TEST_ROUNDS") == "full" else 1.5)
