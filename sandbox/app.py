@@ -5,6 +5,7 @@ limits), then the token (401), the plan (402), the path (404, 405), the rights (
 """
 
 import time
+import traceback
 from urllib.parse import parse_qsl
 
 from sandbox import errors, oauth_pages
@@ -78,6 +79,9 @@ class App:
             response = self._serve(request, label, account, rules)
         except errors.Problem as problem:
             response = problem.response
+        except Exception:  # noqa: BLE001 - a bug of the sandbox must look like one, and not like a dead connection
+            traceback.print_exc()
+            response = errors.internal_error()
         return damaged(response, rules), fault, True
 
     def _serve(self, request: Request, label: str, account: Account | None, rules: list[Rule]) -> Response:
@@ -128,7 +132,7 @@ def _acting_user(account: Account, token: AccessToken, context: str | None) -> R
     user = account.users.get(token.user_id)
     if not context or user is None or not user["rights"]["is_admin"]:
         return user
-    other = account.users.get(int(context)) if context.isdigit() else None
+    other = account.users.get(int(context)) if context.isdecimal() else None
     return None if other is None or other["rights"]["is_free"] else other
 
 

@@ -5,13 +5,12 @@ has been checked, so a batch is all or nothing [I].
 """
 
 from collections.abc import Iterable
-from datetime import datetime
 
 from sandbox import errors
 from sandbox.call import Call
 from sandbox.seed_records import field_entry
 from sandbox.state import LOST, SINGULAR, WON, Account, Record
-from sandbox.validate import Findings, find_enum, find_field
+from sandbox.validate import Findings, find_enum, find_field, moment, one_of
 
 _PLAIN = (
     "name",
@@ -30,9 +29,6 @@ _TYPES: tuple[tuple[str, type], ...] = (
     ("price", int),
     ("created_at", int),
     ("updated_at", int),
-    ("tags_to_add", list),
-    ("tags_to_delete", list),
-    ("_embedded", dict),
 )
 _CHANGED: tuple[tuple[str, str], ...] = (
     ("name", "name_field_changed"),
@@ -51,12 +47,14 @@ def check(call: Call, found: Findings, entity: str, element: Record, held: Recor
     found.custom_fields(account, entity, element)
     if entity == "leads":
         _check_stage(call, found, element, held)
+    for key in ("tags_to_add", "tags_to_delete"):
+        found.objects(element, key)
+    found.embedded(element, "tags", "contacts", "companies", "leads")
     embedded = element.get("_embedded")
     for other in ("contacts", "companies", "leads"):
         linked = embedded.get(other) if isinstance(embedded, dict) else None
         for place, link in enumerate(linked if isinstance(linked, list) else ()):
-            known = isinstance(link, dict) and link.get("id")
-            if known and known not in account.entities[other]:
+            if isinstance(link, dict) and link.get("id") and not one_of(link["id"], account.entities[other]):
                 found.unsupported(f"_embedded.{other}.{place}.id")
 
 
@@ -221,8 +219,8 @@ def _read_value(definition: Record, sent: Record) -> Record:
         value = value not in {False, "0", "", "false"}
     elif kind in {"numeric", "monetary", "price"}:
         value = str(value)
-    elif kind in {"date", "date_time", "birthday"} and isinstance(value, str):
-        value = int(value) if value.isdigit() else int(datetime.fromisoformat(value).timestamp())
+    elif kind in {"date", "date_time", "birthday"}:
+        value = moment(value)
     return {"value": value}
 
 
@@ -237,12 +235,12 @@ def _tags(account: Account, entity: str, element: Record, held: list[int]) -> li
     return [tag for tag in ids if tag not in gone]
 
 
-def _tag_ids(account: Account, entity: str, sent: Iterable[object]) -> list[int]:
+def _tag_ids(account: Account, entity: str, sent: Iterable[Record]) -> list[int]:
     ids = []
     for tag in sent:
-        if isinstance(tag, dict) and tag.get("id") in account.tags[entity]:
+        if one_of(tag.get("id"), account.tags[entity]):
             ids.append(int(tag["id"]))
-        elif isinstance(tag, dict) and tag.get("name"):
+        elif tag.get("name"):
             ids.append(int(account.tag_named(entity, str(tag["name"]))["id"]))
     return ids
 

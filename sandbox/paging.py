@@ -20,7 +20,12 @@ def _number(call: Call, name: str, default: int, highest: int | None) -> int:
     text = call.request.first(name)
     if not text:
         return default
-    if not text.isdigit() or int(text) < 1 or (highest is not None and int(text) > highest):
+    if (
+        not text.isdecimal()
+        or len(text) > 18
+        or int(text) < 1
+        or (highest is not None and int(text) > highest)
+    ):
         raise errors.unprocessable(f"Limit {highest} per page" if highest else "Invalid page number")
     return int(text)
 

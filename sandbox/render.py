@@ -4,7 +4,10 @@ Kommo's published answers and amoCRM's differ in a few keys (`enum_code` and `en
 length of a custom field definition …); an account's flavour decides which of the two it shows.
 """
 
+import uuid
+
 from sandbox.state import SINGULAR, Account, Record
+from sandbox.wire import dumps
 
 _AMO_FIELD_KEYS = (
     "id",
@@ -19,6 +22,9 @@ _AMO_FIELD_KEYS = (
     "enums",
     "required_statuses",
 )
+_MARKER: list[Record] = [{"marker": uuid.uuid4().hex}]
+_MARKER_JSON = dumps(_MARKER)
+_MOST_KEPT = 4_096
 _AMO_LEAVES_OUT = {"is_deleted", "is_unsorted", "is_computed"}
 
 
@@ -29,7 +35,7 @@ def link(account: Account, path: str) -> dict[str, dict[str, str]]:
 
 def public(record: Record) -> Record:
     """The record without the sandbox's own keys."""
-    return {key: value for key, value in record.items() if not key.startswith("_")}
+    return {key: value for key, value in record.items() if key[0] != "_"}
 
 
 def reference(account: Account, entity: str, record_id: int, **more: object) -> Record:
@@ -44,7 +50,7 @@ def _tags(account: Account, entity: str, ids: list[int]) -> list[Record]:
 
 def _values(account: Account, record: Record) -> list[Record] | None:
     stored: list[Record] | None = record["custom_fields_values"]
-    if not stored or account.flavour == "kommo":
+    if not stored or stored is _MARKER or account.flavour == "kommo":
         return stored
     return [
         {key: value for key, value in entry.items() if key not in _AMO_LEAVES_OUT}
@@ -56,6 +62,25 @@ def _values(account: Account, record: Record) -> list[Record] | None:
 def _amo_value(value: Record) -> Record:
     """AmoCRM's older shape: `enum` in the place of `enum_code`."""
     return {("enum" if key == "enum_code" else key): kept for key, kept in value.items()}
+
+
+def entity_json(account: Account, kind: str, record: Record, with_: frozenset[str]) -> bytes:
+    """The JSON bytes of a record.
+
+    Custom field values are most of a record and many records share theirs, so those bytes are made once per list and
+    put into the place that a marker holds.
+    """
+    held = record["custom_fields_values"]
+    if not held:
+        return dumps(entity(account, kind, record, with_))
+    known = account.values_json.get(id(held))
+    if known is None:
+        if len(account.values_json) >= _MOST_KEPT:
+            account.values_json.clear()
+        # The list is kept beside its bytes: while it lives, its id cannot be given to another one.
+        known = account.values_json[id(held)] = (held, dumps(_values(account, record)))
+    marked = dumps(entity(account, kind, record | {"custom_fields_values": _MARKER}, with_))
+    return marked.replace(_MARKER_JSON, known[1], 1)
 
 
 def lead(account: Account, record: Record, with_: frozenset[str]) -> Record:

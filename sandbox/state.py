@@ -156,6 +156,7 @@ class Account:
     bots: set[int] = field(default_factory=lambda: {321})
     chat_links: Collection = field(default_factory=lambda: Collection(26_219))
     calls: Collection = field(default_factory=lambda: Collection(37_512_063))
+    values_json: dict[int, tuple[list[Record], bytes]] = field(default_factory=dict)
     paid: bool = True
     chats_tariff: bool = True
     chats_quota: int = 500
@@ -187,6 +188,7 @@ class Account:
 
     def forget_rendered(self) -> None:
         """Drop all cached bytes: a name or host that is part of them has changed."""
+        self.values_json.clear()
         for collection in self.entities.values():
             collection.forget_rendered()
 

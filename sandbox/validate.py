@@ -1,6 +1,7 @@
 """Checks of what a client writes; findings are collected per element and answered as one 400 (fact sheet 2.3)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from datetime import datetime
 
 from sandbox import errors
 from sandbox.errors import Flaw
@@ -8,6 +9,7 @@ from sandbox.state import Account, Record
 
 _WORDS: dict[type, str] = {str: "string", int: "int", bool: "bool", list: "array", dict: "object"}
 _CHOICE = {"select", "radiobutton", "multiselect", "multitext", "smart_address", "category"}
+_DATES = {"date", "date_time", "birthday"}
 _MOST_VALUES = {"smart_address": 6}
 
 
@@ -48,6 +50,21 @@ class Findings:
             self.add(errors.missing(f"{prefix}{key}"))
             return False
         return self.typed(element, key, expected, prefix)
+
+    def objects(self, element: Record, key: str, prefix: str = "") -> list[Record]:
+        """Check a key that holds a list of objects, or is absent or null; the objects that can be used."""
+        if not self.typed(element, key, list, prefix):
+            return []
+        for place, inner in enumerate(element[key]):
+            if not isinstance(inner, dict):
+                self.add(errors.wrong_type(f"{prefix}{key}.{place}", "object"))
+        return [inner for inner in element[key] if isinstance(inner, dict)]
+
+    def embedded(self, element: Record, *names: str) -> None:
+        """Check that `_embedded` is an object and each of the names in it a list of objects."""
+        if self.typed(element, "_embedded", dict):
+            for name in names:
+                self.objects(element["_embedded"], name, "_embedded.")
 
     def settle(self) -> None:
         """Refuse the request if anything was found.
@@ -95,6 +112,8 @@ class Findings:
                 self.add(errors.wrong_type(f"{here}value", "bool"))
             elif kind in {"numeric", "monetary", "price"} and not _is_number(value.get("value")):
                 self.add(errors.wrong_type(f"{here}value", "numeric"))
+            elif kind in _DATES and value.get("value") is not None and moment(value["value"]) is None:
+                self.add(errors.wrong_type(f"{here}value", "int"))
             elif kind != "chained_list" and "value" not in value:
                 self.add(errors.missing(f"{here}value"))
 
@@ -114,6 +133,21 @@ def _is_number(value: object) -> bool:
     return not isinstance(value, bool)
 
 
+def moment(value: object) -> int | None:
+    """Unix seconds of a date that was written as a number or as RFC 3339 text; None if it is neither."""
+    try:
+        if isinstance(value, str) and not value.isdecimal():
+            return int(datetime.fromisoformat(value).timestamp())
+        return int(str(value)) if isinstance(value, str | int) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def one_of(value: object, choices: Container[object]) -> bool:
+    """Whether a value of any JSON type is among the choices (lists and objects never are)."""
+    return isinstance(value, str | int | float) and value in choices
+
+
 def find_field(account: Account, entity: str, entry: Record) -> Record | None:
     """The definition that an entry names by `field_id` or `field_code`."""
     field_id = entry.get("field_id")
@@ -130,7 +164,7 @@ def find_enum(definition: Record, value: Record) -> Record | None:
         return next((enum for enum in choices if enum["id"] == value["enum_id"]), None)
     if value.get("enum_code") is not None:
         wanted = value["enum_code"]
-        return next((enum for enum in choices if wanted in {enum.get("code"), enum["value"]}), None)
+        return next((enum for enum in choices if wanted in (enum.get("code"), enum["value"])), None)
     if definition["type"] in {"multitext", "smart_address"}:
         return None
     return next((enum for enum in choices if enum["value"] == value.get("value")), None)

@@ -33,9 +33,12 @@ def epoch_now() -> float:
     return _EPOCH + time.perf_counter()
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def dumps(value: object) -> bytes:
     """JSON as Kommo writes it: compact, with non-ASCII characters as they are."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return _encode(value).encode("utf-8", "surrogatepass")
 
 
 @dataclass(slots=True)
@@ -232,9 +235,13 @@ class Connection(asyncio.Protocol):
             return
         close = request is None or request.headers.get("connection", "").lower() == "close"
         close = close or response.cut is not None
-        self._transport.write(_head(response, close=close))
-        if response.status != 204 and (request is None or request.method != "HEAD"):
-            self._transport.write(response.body if response.cut is None else response.body[: response.cut])
+        head = _head(response, close=close)
+        if response.status == 204 or (request is not None and request.method == "HEAD"):
+            self._transport.write(head)
+        else:
+            self._transport.write(
+                head + (response.body if response.cut is None else response.body[: response.cut])
+            )
         if close:
             self._transport.close()
 

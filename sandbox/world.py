@@ -57,7 +57,6 @@ class World:
         self.accounts: list[Account] = [
             build_account(index, config, self.top_domain) for index in range(config.accounts)
         ]
-        self.gone: dict[str, Account] = {}  # old subdomains after a rename
         self.tokens = TokenBook(self.now, config.seed)
         self.oauth = OAuth(self.tokens, self.now, config.seed, config.refresh_mode)
         self.integration = self.oauth.add_integration(Integration.seeded(config.seed, config.redirect_uri))
@@ -105,8 +104,6 @@ class World:
 
     def rename(self, account: Account, subdomain: str) -> None:
         """Give an account another subdomain; the old host answers 404 from now on."""
-        self.gone[account.subdomain] = account
-        self.gone.pop(subdomain, None)
         account.profile["subdomain"] = subdomain
         account.forget_rendered()
 

@@ -8,7 +8,7 @@ from sandbox import editing, errors
 from sandbox.call import Call, Route
 from sandbox.routes.unsorted import add_incoming
 from sandbox.state import Record
-from sandbox.validate import Findings
+from sandbox.validate import Findings, one_of
 from sandbox.wire import Response, hal
 
 _MOST = 50
@@ -19,11 +19,16 @@ def create(call: Call) -> Response:
     """Check everything, then make everything."""
     elements, found = call.many(_MOST), Findings()
     for element in found.each(elements):
+        found.embedded(element, "contacts", "companies", "tags")
+    found.settle()
+    for element in found.each(elements):
         metadata = _embedded(element).get("metadata")
         if metadata is None:
             editing.check(call, found, "leads", element, None)
-        elif not isinstance(metadata, dict) or metadata.get("category") not in {"forms", "sip"}:
+        elif not isinstance(metadata, dict) or not one_of(metadata.get("category"), {"forms", "sip"}):
             found.unsupported("_embedded.metadata.category")
+        else:
+            editing.check(call, found, "leads", _bare(element), None)
         for other in ("contacts", "companies"):
             people = _embedded(element).get(other) or []
             if len(people) > 1:
@@ -34,9 +39,11 @@ def create(call: Call) -> Response:
                     call, inner, other, {key: value for key, value in person.items() if key != "id"}, None
                 )
                 inner.settle()
-        if any(len(part.get("custom_fields_values") or ()) > _MOST_VALUES for part in _parts(element)):
-            raise errors.unprocessable(f"Limit {_MOST_VALUES} custom fields per entity")
     found.settle()
+    if any(
+        len(part.get("custom_fields_values") or ()) > _MOST_VALUES for one in elements for part in _parts(one)
+    ):
+        raise errors.unprocessable(f"Limit {_MOST_VALUES} custom fields per entity")
     return hal([_make(call, index, element) for index, element in enumerate(elements)])
 
 
@@ -83,7 +90,7 @@ def _tags(embedded: Record) -> Record:
 def _person(call: Call, entity: str, people: list[Record]) -> int | None:
     if not people:
         return None
-    if people[0].get("id") in call.account.entities[entity]:
+    if one_of(people[0].get("id"), call.account.entities[entity]):
         return int(people[0]["id"])
     return int(editing.insert(call, entity, people[0])["id"])
 

@@ -88,7 +88,7 @@ def _found(call: Call) -> list[Record]:
 def fragment(account: Account, entity: str, record: Record, with_: frozenset[str]) -> bytes:
     """The JSON bytes of a record, kept until it changes."""
     return account.entities[entity].fragment(
-        record["id"], with_, lambda: dumps(render.entity(account, entity, record, with_))
+        record["id"], with_, lambda: render.entity_json(account, entity, record, with_)
     )
 
 
@@ -96,8 +96,9 @@ def listing(call: Call) -> Response:
     """GET /{entity}: no totals, 204 when nothing is found [D]."""
     query = tuple(pair for pair in call.request.query if pair[0] not in {"page", "limit"})
     found = call.account.entities[call.entity].view(query, lambda: _found(call))
+    with_ = call.with_
     return page_of(
-        call, call.entity, found, lambda record: fragment(call.account, call.entity, record, call.with_)
+        call, call.entity, found, lambda record: fragment(call.account, call.entity, record, with_)
     )
 
 

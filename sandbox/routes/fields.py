@@ -6,7 +6,7 @@ from sandbox.paging import envelope, page_of, whole
 from sandbox.query import filtered, ordered
 from sandbox.seed_fields import definition
 from sandbox.state import Record
-from sandbox.validate import Findings
+from sandbox.validate import Findings, one_of
 from sandbox.wire import Response, dumps, hal, no_content
 
 TYPES = frozenset(
@@ -117,19 +117,16 @@ def _check(found: Findings, element: Record, held: Record | None) -> None:
         ("sort", int),
         ("code", str),
         ("is_api_only", bool),
-        ("enums", list),
     ):
         found.typed(element, key, expected)
     kind = element.get("type", held["type"] if held else None)
-    if kind not in TYPES:
+    if not one_of(kind, TYPES):
         found.unsupported("type")
     if held is not None and kind == "monetary" and not element.get("currency") and "currency" not in held:
         found.add(errors.missing("currency"))
     known = {enum["id"] for enum in (held or {}).get("enums") or []}
-    for place, enum in enumerate(element.get("enums") or []):
-        if not isinstance(enum, dict):
-            found.add(errors.wrong_type(f"enums.{place}", "object"))
-        elif enum.get("id") is not None and enum["id"] not in known:
+    for place, enum in enumerate(found.objects(element, "enums")):
+        if enum.get("id") is not None and not one_of(enum["id"], known):
             found.unsupported(f"enums.{place}.id")  # [C] a stale enum id is refused
         elif enum.get("id") is None and not enum.get("value"):
             found.add(errors.missing(f"enums.{place}.value"))
@@ -155,7 +152,7 @@ def create(call: Call) -> Response:
     for element in found.each(elements):
         found.required(element, "name", str)
         _check(found, element, None)
-        if element.get("type") in _WITH_ENUMS and not element.get("enums"):
+        if one_of(element.get("type"), _WITH_ENUMS) and not element.get("enums"):
             found.add(errors.missing("enums"))
     found.settle()
     fragments = []

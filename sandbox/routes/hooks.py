@@ -6,7 +6,7 @@ from sandbox import errors
 from sandbox.call import Call, Route
 from sandbox.paging import whole
 from sandbox.query import texts
-from sandbox.validate import Findings
+from sandbox.validate import Findings, one_of
 from sandbox.wire import Response, hal, no_content
 
 _ENTITIES = ("lead", "contact", "company", "customer")
@@ -50,7 +50,7 @@ def subscribe(call: Call) -> Response:
             found.unsupported("destination")
     if found.required(body, "settings", list):
         for place, name in enumerate(body["settings"]):
-            if name not in EVENTS:
+            if not one_of(name, EVENTS):
                 found.unsupported(f"settings.{place}")
     found.typed(body, "sort", int)
     found.settle()

@@ -7,7 +7,7 @@ from sandbox.call import Call, Route
 from sandbox.paging import envelope, page_of
 from sandbox.query import FilterKind, filtered, texts
 from sandbox.state import Record
-from sandbox.validate import Findings
+from sandbox.validate import Findings, one_of
 from sandbox.wire import Response, dumps, hal, no_content
 
 _FILTERS: dict[str, tuple[str, FilterKind]] = {
@@ -114,7 +114,7 @@ def run_bot(call: Call) -> Response:
     body, found = call.one(), Findings()
     found.required(body, "entity_id", int)
     found.required(body, "entity_type", str)
-    if body.get("entity_type") not in {None, "leads", "contacts"}:
+    if body.get("entity_type") is not None and not one_of(body["entity_type"], {"leads", "contacts"}):
         found.unsupported("entity_type")
     found.settle()
     _check_bot(call, call.number("id"), body)
@@ -130,7 +130,8 @@ def run_bots(call: Call) -> Response:
 
 def _check_bot(call: Call, bot_id: object, element: Record) -> None:
     entities = call.account.entities.get(str(element.get("entity_type")))
-    if bot_id not in call.account.bots or entities is None or element.get("entity_id") not in entities:
+    known = entities is not None and one_of(element.get("entity_id"), entities)
+    if not known or not one_of(bot_id, call.account.bots):
         raise errors.entity_not_found()
 
 

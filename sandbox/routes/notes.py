@@ -5,7 +5,7 @@ from sandbox.call import Call, Route
 from sandbox.paging import envelope, page_of
 from sandbox.query import FilterKind, filtered, ordered
 from sandbox.state import SINGULAR, Record
-from sandbox.validate import Findings
+from sandbox.validate import Findings, one_of
 from sandbox.wire import Response, dumps, hal, no_content
 
 _PARAMS: dict[str, tuple[str, ...]] = {  # note types that can be made, and the params each needs [D]
@@ -71,7 +71,7 @@ def _check(call: Call, found: Findings, element: Record) -> None:
     kind = element.get("note_type")
     if kind is None:
         found.add(errors.missing("note_type"))
-    elif kind not in _PARAMS:
+    elif not one_of(kind, _PARAMS):
         found.unsupported("note_type")
     params = element.get("params")
     if params is not None and not isinstance(params, dict):
@@ -205,7 +205,7 @@ def calls(call: Call) -> Response:
     for element in found.each(elements):
         for key, expected in (("duration", int), ("source", str), ("phone", str), ("direction", str)):
             found.required(element, key, expected)
-        if element.get("direction") not in {None, "inbound", "outbound"}:
+        if element.get("direction") is not None and not one_of(element["direction"], {"inbound", "outbound"}):
             found.unsupported("direction")
     found.settle()
     made: list[bytes] = []

@@ -90,6 +90,12 @@ def create(call: Call) -> Response:
     for element in found.each(elements):
         found.required(element, "name", str)
         _check(call, found, element)
+        found.embedded(element, "statuses")
+        inner = element.get("_embedded")
+        stages = inner.get("statuses") if isinstance(inner, dict) else None
+        for place, stage in enumerate(stages if isinstance(stages, list) else ()):
+            if isinstance(stage, dict):
+                _check(call, found, stage, f"_embedded.statuses.{place}.")
     found.settle()
     fragments = []
     for index, element in enumerate(elements):

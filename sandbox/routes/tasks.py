@@ -5,7 +5,7 @@ from sandbox.call import Call, Route
 from sandbox.paging import envelope, page_of
 from sandbox.query import FilterKind, filtered, ordered
 from sandbox.state import ENTITIES, Record
-from sandbox.validate import Findings
+from sandbox.validate import Findings, one_of
 from sandbox.wire import Response, dumps, hal, no_content
 
 _FILTERS: dict[str, tuple[str, FilterKind]] = {
@@ -49,7 +49,7 @@ def _check(call: Call, found: Findings, element: Record) -> None:
     if found.typed(element, "task_type_id", int) and element["task_type_id"] not in types:
         found.unsupported("task_type_id")
     kind = element.get("entity_type")
-    if kind is not None and kind not in {*ENTITIES, "customers"}:
+    if kind is not None and not one_of(kind, {*ENTITIES, "customers"}):
         found.unsupported("entity_type")
     elif found.typed(element, "entity_id", int):
         held = call.account.entities.get(str(kind or "leads"))

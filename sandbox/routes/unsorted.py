@@ -2,9 +2,8 @@
 
 import uuid
 
-from sandbox import errors, render
+from sandbox import editing, errors, render
 from sandbox.call import Call, Route
-from sandbox.editing import insert
 from sandbox.paging import envelope, page_of
 from sandbox.query import FilterKind, filtered
 from sandbox.state import Record
@@ -77,6 +76,11 @@ def create(call: Call) -> Response:
             for key in _META[category]:
                 if key not in element["metadata"]:
                     found.add(errors.missing(f"metadata.{key}"))
+        found.embedded(element, "contacts", "leads")
+        found.settle()
+        for other in ("contacts", "leads"):
+            for sent in (element.get("_embedded") or {}).get(other) or ():
+                editing.check(call, found, other, sent, None)
         if found.typed(element, "pipeline_id", int) and element["pipeline_id"] not in call.account.pipelines:
             found.unsupported("pipeline_id")
     found.settle()
@@ -123,13 +127,13 @@ def accept(call: Call) -> Response:
     data = record.get("_data") or {}
     for place, contact_id in enumerate(record["_contacts"]):
         sent = (data.get("contacts") or [{"name": "Incoming contact"}])[place]
-        insert(call, "contacts", sent, contact_id)
+        editing.insert(call, "contacts", sent, contact_id)
     lead = (data.get("leads") or [{}])[0]
     wanted: Record = {"name": f"Incoming lead from {record['source_name']}"} | lead
     wanted |= {"pipeline_id": pipeline_id, "status_id": status_id}
     wanted["responsible_user_id"] = body.get("user_id") or call.user_id
     wanted["_embedded"] = {"contacts": [{"id": contact_id} for contact_id in record["_contacts"]]}
-    insert(call, "leads", wanted, record["_leads"][0])
+    editing.insert(call, "leads", wanted, record["_leads"][0])
     return _closed(call, record)
 
 

@@ -92,7 +92,8 @@ def _link_elements(call: Call) -> list[Record]:
     elements, found = call.many(), Findings()
     for element in found.each(elements):
         other = element.get("to_entity_type")
-        if other not in call.account.entities or other == call.entity:
+        found.typed(element, "metadata", dict)
+        if not isinstance(other, str) or other not in call.account.entities or other == call.entity:
             found.unsupported("to_entity_type")
         elif (
             found.required(element, "to_entity_id", int)

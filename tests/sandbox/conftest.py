@@ -6,12 +6,15 @@ import httpx
 import pytest
 
 from sandbox import running_sandbox
-from tests.sandbox.support import SMALL, Api
+from tests.sandbox.support import NO_TLS, SMALL, Api
 
 
 @pytest.fixture
 async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
     """The small unthrottled sandbox, or one of another configuration by indirect parameter."""
     config = getattr(request, "param", SMALL)
-    async with running_sandbox(config) as sandbox, httpx.AsyncClient(trust_env=False) as http:
+    async with (
+        running_sandbox(config) as sandbox,
+        httpx.AsyncClient(trust_env=False, transport=httpx.AsyncHTTPTransport(verify=NO_TLS)) as http,
+    ):
         yield Api(sandbox, http)

@@ -1,11 +1,15 @@
 """A client that speaks to the sandbox as any client would: over HTTP, with Host and Bearer headers."""
 
+import ssl
 from typing import Any
 
 import httpx
 
 from sandbox import LimitSettings, Sandbox, SandboxConfig
 
+NO_TLS = ssl.SSLContext(
+    ssl.PROTOCOL_TLS_CLIENT
+)  # loading the system's certificates for every test takes longer than most tests
 UNTHROTTLED = LimitSettings(per_ip=0, per_account=0)
 SMALL = SandboxConfig(limits=UNTHROTTLED, accounts=3, leads=30, contacts=12, companies=6, talks=14)
 

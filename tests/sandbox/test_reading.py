@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.fidelity_cases import Probe
@@ -12,6 +12,7 @@ from tests.sandbox.support import Api
 _PROBE = Probe()
 
 
+@settings(deadline=None)
 @given(limit=st.integers(1, 250), key=st.sampled_from(["id", "updated_at", "created_at"]), down=st.booleans())
 def test_the_pages_of_any_size_and_order_hold_every_lead_once(limit: int, key: str, down: bool) -> None:
     order = f"order[{key}]={'desc' if down else 'asc'}"
