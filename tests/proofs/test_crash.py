@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.proof, pytest.mark.usefixtures("prefect_api")]
 
 # A sync sends 18 requests or more then: two and a half seconds at seven a second.
 FIELDS = 600
-LATEST_KILL = 17
+LATEST_KILL = 11
 
 
 async def _assert_whole(database: Database, org: str, wanted: dict[str, Any]) -> set[str]:
