@@ -1,6 +1,25 @@
 """The control API under /_sandbox/: steer the stand-in and look into it. Only from loopback; never counted or logged.
 
-Bodies and answers are JSON. A wrong body is answered 400 `{"error": "<sentence>"}`.
+Bodies and answers are JSON; `account` is a subdomain or id and defaults to the first one. A wrong body is answered 400
+`{"error": "<sentence>"}`.
+
+    GET    accounts                          hosts and long-lived tokens
+    GET    state?account=&include=leads,…    everything the API would show
+    POST   change        {account, change, …}            see sandbox.changes
+    POST   faults        {kind, rate, times, …} or a list   see sandbox.faults.Rule; GET lists, DELETE clears
+    POST   clock         {advance: seconds} | {reset: true}
+    POST   limits        {per_ip, per_account, retry_after, html, block_after, block_window}
+    POST   block, unblock   {ip}
+    POST   plan          {account, paid, chats_tariff, chats_quota}
+    POST   tokens        {account, user_id, scopes, seconds}   another access token
+    POST   revoke        {account, client_id, token}     without token: everything
+    POST   rename        {account, subdomain}
+    POST   integrations  {client_id, client_secret, redirect_uri, scopes, disable_hook}; GET lists
+    POST   authorize     {account, client_id, state}     what Allow leads to, without a browser
+    POST   refresh_mode  {mode: grace | dead}
+    POST   widget        {account, client_id}            server-side call of the redirect URI
+    POST   uninstall     {account, client_id}            revoke, then the signed disable hook
+    GET    requests, windows; DELETE requests            the log and its one-second maxima
 """
 
 import hashlib
