@@ -4,6 +4,7 @@ Facts: kommo-api.md §2.2 (204 and empty bodies), §2.3 (errors), §2.4 (limits)
 ``kommo.budget``), R3 (retries), R4 (the token goes to the account's host only).
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -128,6 +129,7 @@ class KommoClient:
         self._token = token
         self._budget = budget
         self._keys = (account_key, egress_key)
+        self._asking = asyncio.Lock()
         self._clock = clock or SystemClock()
         self._attempts = attempts
         self._own = transport is None
@@ -257,7 +259,7 @@ class KommoClient:
     async def _wait_for_turn(self) -> None:
         """Wait for a turn; one that was granted before a 429 came in is not used any more (R2)."""
         while True:
-            await wait_for_turn(self._budget, self._keys, self.lane, self._clock)
+            await wait_for_turn(self._budget, self._keys, self.lane, self._clock, self._asking)
             if (quiet := self._quiet_until - self._clock.monotonic()) <= 0:
                 return
             await self._clock.sleep(quiet)
@@ -286,7 +288,8 @@ class KommoClient:
             await self._budget.slow_down(self._keys, seconds)
         elif error.kind is ErrorKind.IP_BLOCKED:
             reason = f"Kommo blocked our address (403 from {self.host.name})"
-            await self._budget.block(self._keys, BLOCK_SECONDS, reason)
+            # What Kommo blocks is the address [D K/limitations]: the account itself may be read from another one.
+            await self._budget.block(self._keys[1:], BLOCK_SECONDS, reason)
 
     def _backoff(self, state: RetryCallState) -> float:
         widest: float = min(BACKOFF_CAP, BACKOFF_BASE * 2 ** (state.attempt_number - 1))
