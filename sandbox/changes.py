@@ -143,7 +143,7 @@ def rename_field(world: World, account: Account, *, entity: str, field_id: int, 
     return patch(world, account, kind=f"{entity}_fields", id=field_id, values={"name": name})
 
 
-def change_field_type(world: World, account: Account, *, entity: str, field_id: int, type: str) -> Result:  # noqa: A002
+def change_field_type(world: World, account: Account, *, entity: str, field_id: int, type: str) -> Result:  # noqa: A002 - the API's own word
     """Change the type of a custom field (delete and create under the same id, as far as a client can see)."""
     return patch(world, account, kind=f"{entity}_fields", id=field_id, values={"type": type})
 
@@ -215,12 +215,12 @@ def add_loss_reason(world: World, account: Account, *, name: str) -> Result:
     return {"loss_reason_id": record["id"]}
 
 
-def delete_record(world: World, account: Account, *, entity: str, id: int) -> Result:  # noqa: A002
+def delete_record(world: World, account: Account, *, entity: str, id: int) -> Result:  # noqa: A002 - the API's own word
     """Put a lead, contact or company into the bin."""
     return _bin(world, account, entity, id, deleted=True)
 
 
-def restore_record(world: World, account: Account, *, entity: str, id: int) -> Result:  # noqa: A002
+def restore_record(world: World, account: Account, *, entity: str, id: int) -> Result:  # noqa: A002 - the API's own word
     """Take it out of the bin."""
     return _bin(world, account, entity, id, deleted=False)
 
@@ -238,7 +238,7 @@ def _bin(world: World, account: Account, entity: str, record_id: int, *, deleted
     return {"id": record_id}
 
 
-def patch(world: World, account: Account, *, kind: str, id: int = 0, values: Record) -> Result:  # noqa: A002
+def patch(world: World, account: Account, *, kind: str, id: int = 0, values: Record) -> Result:  # noqa: A002 - the API's own word
     """Overwrite keys of anything, unchecked: account, hidden, or a record of one of `collections`."""
     del world
     if kind in {"account", "hidden"}:

@@ -360,7 +360,7 @@ CASES: dict[str, Case] = {
     "err_422.json": Case(_get("acme", "/api/v4/leads?limit=251")),
     "err_429.json": Case(_throttled),
     "err_oauth_client_id.json": Case(lambda probe: token_request(probe, client_id="x")),
-    "err_oauth_client_secret.json": Case(lambda probe: token_request(probe, client_secret="x")),  # noqa: S106
+    "err_oauth_client_secret.json": Case(lambda probe: token_request(probe, client_secret="x")),  # noqa: S106 - a wrong one
     "err_oauth_code_revoked.json": Case(_code_twice),
     "err_oauth_redirect_uri.json": Case(
         lambda probe: token_request(probe, redirect_uri="https://other.example/")

@@ -26,7 +26,7 @@ class Limiter:
 
     def configure(self, **changes: float) -> None:
         """Change some settings (names of `LimitSettings`); windows start afresh."""
-        self.settings = replace(self.settings, **changes)  # type: ignore[arg-type]
+        self.settings = replace(self.settings, **changes)  # type: ignore[arg-type]  # names and types come from a JSON body
         self._windows.clear()
         self._strikes.clear()
 

@@ -13,7 +13,7 @@ _PEOPLE: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 )
 _COMPANIES = (
     "Acme Supplies",
-    "ООО «Рога и Копыта»",  # noqa: RUF001
+    "ООО «Рога и Копыта»",  # noqa: RUF001 - Cyrillic is meant
     "شركة النور",
     "株式会社さくら",
     "Café del Mar 🌊",

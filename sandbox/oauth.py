@@ -90,7 +90,7 @@ def refuse(hint: str, status: int = 400) -> NoReturn:
         "title": "Некорректный запрос",
         "type": _TYPE,
         "status": status,
-        "detail": "В запросе отсутствует ряд параметров или параметры невалидны",  # noqa: RUF001
+        "detail": "В запросе отсутствует ряд параметров или параметры невалидны",  # noqa: RUF001 - Cyrillic is meant
     }
     raise Problem(Response(status, dumps(body), PROBLEM))
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sandbox import errors
 from sandbox.errors import Flaw
-from sandbox.state import Account, Record
+from sandbox.state import Account, Collection, Record
 
 _WORDS: dict[type, str] = {str: "string", int: "int", bool: "bool", list: "array", dict: "object"}
 _CHOICE = {"select", "radiobutton", "multiselect", "multitext", "smart_address", "category"}
@@ -50,6 +50,15 @@ class Findings:
             self.add(errors.missing(f"{prefix}{key}"))
             return False
         return self.typed(element, key, expected, prefix)
+
+    def known(self, element: Record, held: Collection) -> Record | None:
+        """Find the record that an element of a PATCH names by its `id`; None, and a flaw noted, if it names none."""
+        if not self.required(element, "id", int):
+            return None
+        record = held.get(element["id"])
+        if record is None:
+            self.unsupported("id")
+        return record
 
     def objects(self, element: Record, key: str, prefix: str = "") -> list[Record]:
         """Check a key that holds a list of objects, or is absent or null; the objects that can be used."""

@@ -35,11 +35,7 @@ def change_many(call: Call) -> Response:
     elements, found = call.many(), Findings()
     held: list[Record] = []
     for element in found.each(elements):
-        record = None
-        if found.required(element, "id", int):
-            record = call.account.entities[call.entity].get(element["id"])
-            if record is None:
-                found.unsupported("id")
+        record = found.known(element, call.account.entities[call.entity])
         if record is not None:
             held.append(record)
         editing.check(call, found, call.entity, element, record)

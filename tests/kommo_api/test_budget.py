@@ -105,7 +105,7 @@ async def test_a_process_that_is_always_a_little_too_late_still_gets_its_turns()
 
 async def test_a_process_that_is_hopelessly_late_is_told_so_instead_of_breaking_the_limit() -> None:
     class Crowded(InProcessBudget):
-        async def reserve(self, keys: Sequence[str], lane: str) -> Slot:  # noqa: ARG002
+        async def reserve(self, keys: Sequence[str], lane: str) -> Slot:  # noqa: ARG002 - the protocol
             return Slot(granted=True, wait=0.1)
 
     clock = SimulatedClock(late=lambda: 0.5)

@@ -119,7 +119,7 @@ json_of_any_kind = st.recursive(
 @given(status=st.integers(300, 599), told=json_of_any_kind)
 def test_no_body_however_odd_breaks_the_reading_of_an_error(status: int, told: object) -> None:
     error = error_of(status, json.dumps(told).encode())
-    assert isinstance(pickle.loads(pickle.dumps(error)), KommoError)  # noqa: S301
+    assert isinstance(pickle.loads(pickle.dumps(error)), KommoError)  # noqa: S301 - our own bytes
     assert asked_to_wait(error, {}, NOW) <= LONGEST_QUIET
 
 
@@ -187,7 +187,7 @@ def test_an_error_survives_the_way_to_another_process() -> None:
     error = KommoError(
         ErrorKind.VALIDATION, path="/a", status=400, problems=[Problem("C", "p", "d")], outcome_unknown=True
     )
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     assert str(copy) == str(error)
     assert copy.__dict__ == error.__dict__
     assert "look it up" in str(copy)

@@ -15,7 +15,7 @@ PATH = "/api/v4/account"
 
 
 async def send(server: RawServer, method: str = "GET", **limits: float) -> KommoError:
-    async with Transport(**limits) as transport:  # type: ignore[arg-type]
+    async with Transport(**limits) as transport:  # type: ignore[arg-type]  # numbers, whatever their names
         with pytest.raises(KommoError) as caught:
             await transport.send(method, server.host, PATH, bearer=SecretStr("t0ken"))
     assert caught.value.__cause__ is None

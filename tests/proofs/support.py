@@ -70,7 +70,7 @@ async def control(url: str, name: str, method: str = "GET") -> Any:
 
     def ask() -> Any:
         request = urllib.request.Request(f"{url}/_sandbox/{name}", method=method)  # noqa: S310 - our loopback
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - loopback
             return json.load(answer)
 
     return await asyncio.to_thread(ask)

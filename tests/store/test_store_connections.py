@@ -19,7 +19,7 @@ from tests.store.builders import minutes
 
 async def _put(db: Database, org: str = "acme", at: float = 0, **facts: object) -> None:
     given = {"host": "acme.kommo.com", "block_name": org, "token_kind": "oauth", "now": minutes(at)} | facts
-    await put_connection(db, org=org, **given)  # type: ignore[arg-type]
+    await put_connection(db, org=org, **given)  # type: ignore[arg-type]  # any of its fields
 
 
 async def test_a_connection_comes_back_as_it_was_put(db: Database) -> None:
