@@ -3,26 +3,28 @@
 Facts: kommo-api.md §2.4: 7 requests in a second, "for IP" in Kommo's words, per integration in amoCRM's; so
 both the account and the address are counted. Repeated 429s end in a block of the address.
 
-The arithmetic is GCRA (virtual scheduling): a key is one moment, the earliest one at which its next request
-may start. A reservation takes the latest of the moments of its keys and moves each of them on by that key's
-spacing. The spacing is 3.5 % wider than 1 / limit: any 8 requests at 7 a second then span 7 x 0.1479 = 1.035
-s, so that they do not meet in one second even if the first is 35 ms late on its way. ``LATE_TOLERANCE`` may
-use 15 of these, the network has the other 20.
+The arithmetic has two halves. The *window* is the promise: a key remembers its last places, and the eighth of
+any eight lies at least ``RESERVE`` seconds behind the first, so that they do not meet in one second even if
+the first is 35 ms late on its way. ``LATE_TOLERANCE`` may use 15 of these, the network has the other 20. The
+*pace* is GCRA (virtual scheduling): places lie one spacing apart. A key that was not used for a moment, because
+its database or its waiters were busy, makes up for it; the window holds all the same.
 """
 
 import asyncio
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, Self
 
 from kommo.clock import Clock
 from kommo.errors import ErrorKind, KommoError
 
 RESERVE = 1.035
-"""How much wider than 1 / limit the spacing is."""
+"""Seconds in which no more requests than the limit of one second start."""
+CREDIT = 0.6
+"""Seconds of unused time that are made up for; a key that was idle for longer begins anew, at its pace."""
 LATE_TOLERANCE = 0.015
 """Seconds after its moment at which a request may still go out."""
 WIDE_SLOT = 1.0
@@ -70,6 +72,11 @@ class Reservation(Protocol):
         ...
 
     @property
+    def place(self) -> float | None:
+        """Names the moment, so that it can be handed back; None if none was granted."""
+        ...
+
+    @property
     def blocked_reason(self) -> str | None:
         """Why the key is stopped, if it is."""
         ...
@@ -83,8 +90,17 @@ class Reservation(Protocol):
 class RateBudget(Protocol):
     """A budget over any number of processes. Keys are ``account:<id or host>`` and ``egress:<name>``."""
 
-    async def reserve(self, keys: Sequence[str], lane: str) -> Reservation:
-        """Take the next moment at which a request that counts on all these keys may start."""
+    async def reserve(
+        self, keys: Sequence[str], lane: str, *, instead_of: float | None = None
+    ) -> Reservation:
+        """Take the next moment at which a request that counts on all these keys may start.
+
+        Args:
+            keys: What the request counts on.
+            lane: How urgent it is, see ``Lane``.
+            instead_of: The place of an earlier reservation on the same keys that was missed. It is handed back, so
+                that it is not lost to the others; whatever comes of this reservation.
+        """
         ...
 
     async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
@@ -102,16 +118,47 @@ class Slot:
 
     granted: bool
     wait: float
+    place: float | None = None
     blocked_reason: str | None = None
     blocked_for: float = 0.0
 
 
 @dataclass(slots=True)
 class _Key:
-    spacing: float
+    """One key: the limit as so many places in a window, the pace, and the last places (see the module)."""
+
+    places: int
+    window: float
     next_at: float = -math.inf
+    recent: list[float] = field(default_factory=list)
     blocked_until: float = -math.inf
     blocked_reason: str = ""
+
+    @classmethod
+    def limited_to(cls, limit: float) -> Self:
+        places = max(1, math.floor(limit))
+        return cls(places, RESERVE * max(1.0, 1 / limit))
+
+    @property
+    def spacing(self) -> float:
+        return self.window / self.places
+
+    def free_at(self) -> float:
+        """The earliest moment that pace and window allow; never before a place that was granted already."""
+        last = self.recent[-1] if self.recent else -math.inf
+        full = self.recent[-self.places] + self.window if len(self.recent) >= self.places else -math.inf
+        return max(self.next_at, last, full)
+
+    def take(self, start: float, now: float) -> None:
+        behind = now - self.next_at
+        self.next_at = start - (behind if 0 < behind <= CREDIT else 0.0) + self.spacing
+        # More than the window needs: a place that is handed back must not make an older one forgotten.
+        self.recent = [*self.recent, start][-3 * self.places :]
+
+    def hand_back(self, place: float) -> None:
+        if place in self.recent:
+            self.recent.remove(place)
+            self.next_at -= self.spacing
 
 
 class InProcessBudget:
@@ -123,25 +170,28 @@ class InProcessBudget:
     """
 
     def __init__(self, limits: Mapping[str, float] | None, clock: Clock) -> None:
-        self._spacings = {prefix: RESERVE / limit for prefix, limit in (limits or DEFAULT_LIMITS).items()}
+        self._limits = dict(limits or DEFAULT_LIMITS)
         self._clock = clock
         self._keys: dict[str, _Key] = {}
 
-    async def reserve(self, keys: Sequence[str], lane: str) -> Slot:
+    async def reserve(self, keys: Sequence[str], lane: str, *, instead_of: float | None = None) -> Slot:
         """Take the next moment at which a request that counts on all these keys may start."""
         now = self._clock.monotonic()
         states = [self._state(key) for key in keys]
+        if instead_of is not None:
+            for state in states:
+                state.hand_back(instead_of)
         stopped = max(states, key=lambda state: state.blocked_until)
         if stopped.blocked_until > now:
             left = stopped.blocked_until - now
             return Slot(granted=False, wait=left, blocked_reason=stopped.blocked_reason, blocked_for=left)
-        start = max(now, *(state.next_at for state in states))
+        start = max(now, *(state.free_at() for state in states))
         too_far = start - now - HORIZONS[lane]
         if too_far > 0:
             return Slot(granted=False, wait=too_far)
         for state in states:
-            state.next_at = start + state.spacing
-        return Slot(granted=True, wait=start - now)
+            state.take(start, now)
+        return Slot(granted=True, wait=start - now, place=start)
 
     async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
         """Let nobody start on these keys for so many seconds from now."""
@@ -159,9 +209,9 @@ class InProcessBudget:
     def _state(self, key: str) -> _Key:
         if key not in self._keys:
             prefix = key.partition(":")[0]
-            if prefix not in self._spacings:
+            if prefix not in self._limits:
                 raise ValueError(f"No limit is known for budget keys that begin with {prefix!r}.")
-            self._keys[key] = _Key(self._spacings[prefix])
+            self._keys[key] = _Key.limited_to(self._limits[prefix])
         return self._keys[key]
 
 
@@ -189,8 +239,9 @@ async def wait_for_turn(
 
     A granted moment is only good if it is kept. A process that wakes up late (another task held its loop, the
     machine swapped) and sends all the same stands close to the request behind it, which is kept on time by
-    somebody else: eight in a second. So a turn that is late by more than ``LATE_TOLERANCE`` is given up, its
-    place stays empty, and the next one is reserved. That costs throughput, never the limit.
+    somebody else: eight in a second. So a turn that is late by more than ``LATE_TOLERANCE`` is given up: its
+    place is handed back, and the next one is reserved in the same call. That costs the late one a little time, and
+    nobody the limit.
 
     A process that is late every time would go on like this for ever. Sending late is safe only if nobody else
     has a place just behind, and a budget answers with our own place alone. So after a few give-ups the place
@@ -214,33 +265,36 @@ async def wait_for_turn(
         KommoError: ``budget_blocked`` if a key is stopped, ``too_busy`` if this process cannot keep its
             moments.
     """
-    given_up = 0
+    given_up, missed = 0, None
     while given_up < _GIVE_UPS_AT_ALL:
         async with asking or contextlib.nullcontext():
-            place = await _granted(budget, keys, lane, clock)
+            got = await _granted(budget, keys, lane, clock, missed)
             answered = clock.monotonic()
-        turn = Turn(answered + place.wait)
+        turn = Turn(answered + got.wait)
         if given_up >= _GIVE_UPS_BEFORE_WIDE:
-            await budget.slow_down(keys, place.wait + WIDE_SLOT)
+            await budget.slow_down(keys, got.wait + WIDE_SLOT)
             turn = Turn(turn.start, WIDE_TOLERANCE)
         while (left := turn.start - clock.monotonic()) > 0:
             await clock.sleep(left)
         if not turn.is_late(clock):
             return turn
-        given_up += 1
+        given_up, missed = given_up + 1, got.place
     raise KommoError(ErrorKind.TOO_BUSY)
 
 
-async def _granted(budget: RateBudget, keys: Sequence[str], lane: str, clock: Clock) -> Reservation:
+async def _granted(
+    budget: RateBudget, keys: Sequence[str], lane: str, clock: Clock, missed: float | None
+) -> Reservation:
     """Ask until a moment is granted."""
     while True:
-        place = await budget.reserve(keys, lane)
-        if place.blocked_reason is not None:
+        got = await budget.reserve(keys, lane, instead_of=missed)
+        missed = None
+        if got.blocked_reason is not None:
             raise KommoError(
                 ErrorKind.BUDGET_BLOCKED,
-                retry_after=place.blocked_for,
-                detail=f"the reason is: {place.blocked_reason}; it ends in {math.ceil(place.blocked_for)} s",
+                retry_after=got.blocked_for,
+                detail=f"the reason is: {got.blocked_reason}; it ends in {math.ceil(got.blocked_for)} s",
             )
-        if place.granted:
-            return place
-        await clock.sleep(max(place.wait, _SHORTEST_NAP) + clock.random() * LATE_TOLERANCE)
+        if got.granted:
+            return got
+        await clock.sleep(max(got.wait, _SHORTEST_NAP) + clock.random() * LATE_TOLERANCE)

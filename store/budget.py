@@ -1,17 +1,22 @@
 """The request budget as rows in the database: exact over any number of processes, and nothing to release.
 
-GCRA (virtual scheduling): a row per key says when the next request may start. Whoever wants to send reserves
-the next free instant, moves it on, and sleeps until then. A killed process costs the slots that it had
-reserved and no more. Measured against other ways in prefect-facts.md §5.
+A row per key remembers its last places and its pace. Whoever wants to send reserves the next free place and
+sleeps until then. A killed process costs the places that it had reserved and no more. Measured against other
+ways in prefect-facts.md §5.
 
-The spacing is 1/limit and 3.5 % more: eight arrivals at a limit of seven then span seven spacings, 1.035 s,
-so that up to 35 ms of jitter on the way cannot put eight of them into one second (R1).
+The window is the promise (R1): of any eight places at a limit of seven, the last lies 1.035 s behind the first,
+so that up to 35 ms of jitter on the way cannot put eight requests into one second. The pace is GCRA: places lie
+one spacing apart, and what a busy moment left unused is made up for, as far as CREDIT goes.
+The same arithmetic for one process is in `kommo.budget`, which may not be imported here.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from sqlalchemy import Row as SqlRow
 from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,7 +27,10 @@ from store.types import clean_text
 _TABLE = table_of(RateBudgetRow)
 
 DEFAULT_LIMITS: Mapping[str, float] = {"account": 7.0, "egress": 7.0}
+# Seconds in which no more requests than the limit of one second start.
 RESERVE = 1.035
+# Seconds of unused time that are made up for; a key that was idle for longer begins anew, at its pace.
+CREDIT = 0.6
 # How far ahead (seconds) a lane may reserve. What is reserved cannot be taken back, so an action waits for at
 # most about the longest horizon below its own. Its own is so long only that a clock gone mad cannot reserve
 # for ever.
@@ -46,12 +54,14 @@ class Reservation:
         granted: the slot is yours.
         wait: seconds from the moment reserve() returned: until the request may start, if granted (as little below
             zero as LATE_TOLERANCE if the slot has just begun); otherwise until it is worth asking again.
+        place: names a granted slot, so that it can be handed back.
         blocked_reason: a stop on one of the keys, None if there is none.
         blocked_for: seconds until the stop ends.
     """
 
     granted: bool
     wait: float
+    place: float | None = None
     blocked_reason: str | None = None
     blocked_for: float = 0.0
 
@@ -67,11 +77,43 @@ class KeyStatus:
 
 
 @dataclass(frozen=True)
+class _Limit:
+    """So many places in a window of so many seconds."""
+
+    places: int
+    window: float
+
+    @property
+    def spacing(self) -> float:
+        return self.window / self.places
+
+
+@dataclass
 class _Row:
+    """One key's row, and what its limit makes of it."""
+
     key: str
     next_at: float
+    recent: list[float]
     blocked_until: float
     blocked_reason: str | None
+
+    def free_at(self, limit: _Limit) -> float:
+        """The earliest moment that pace and window allow; never before a place that was granted already."""
+        places = self.recent
+        full = places[-limit.places] + limit.window if len(places) >= limit.places else 0.0
+        return max(self.next_at, full, places[-1] if places else 0.0)
+
+    def take(self, start: float, now: float, limit: _Limit) -> None:
+        behind = now - self.next_at
+        self.next_at = start - (behind if 0 < behind <= CREDIT else 0.0) + limit.spacing
+        # More than the window needs: a place that is handed back must not make an older one forgotten.
+        self.recent = [*self.recent, start][-3 * limit.places :]
+
+    def hand_back(self, place: float, limit: _Limit) -> None:
+        if place in self.recent:
+            self.recent.remove(place)
+            self.next_at -= limit.spacing
 
 
 class DatabaseBudget:
@@ -99,21 +141,23 @@ class DatabaseBudget:
         self._now = now
         self._monotonic = monotonic
 
-    def spacing(self, key: str) -> float:
-        """Seconds between two requests on this key."""
+    def _limit(self, key: str) -> _Limit:
         limit = self._limits.get(key.partition(":")[0])
         if limit is None or limit <= 0:
             raise ValueError(
                 f"No limit is set for keys such as {key[:60]!r}; known: {', '.join(self._limits)}."
             )
-        return RESERVE / limit
+        return _Limit(max(1, math.floor(limit)), RESERVE * max(1.0, 1 / limit))
 
-    async def reserve(self, keys: Sequence[str], lane: str) -> Reservation:
+    async def reserve(
+        self, keys: Sequence[str], lane: str, *, instead_of: float | None = None
+    ) -> Reservation:
         """Reserve the next instant at which a request may start on all of these keys.
 
         Args:
             keys: such as `account:123` and `egress:default`; rows are made on demand.
             lane: `action`, `webhook`, `sync` or `backfill`.
+            instead_of: the place of an earlier reservation on the same keys that was missed; it is handed back.
 
         Raises:
             ValueError: an unknown lane, or a key without a limit.
@@ -122,40 +166,52 @@ class DatabaseBudget:
         horizon = HORIZONS.get(lane)
         if horizon is None:
             raise ValueError(f"There is no lane {lane[:30]!r}; the lanes are {', '.join(HORIZONS)}.")
-        spacings = {clean_text(key): self.spacing(key) for key in keys}
+        limits = {clean_text(key): self._limit(key) for key in keys}
         lead = 0.0
         for _ in range(_TRIES):
-            reservation, late = await self._reserve_once(spacings, horizon, lead)
+            reservation, late = await self._reserve_once(limits, horizon, lead, instead_of)
             if late <= LATE_TOLERANCE:
                 return reservation
             # The database was slow to commit. Ask for a slot that lies as far ahead as that may take again.
-            lead = min(2 * (lead + late), MOST_IDLE)
-        return Reservation(granted=False, wait=max(spacings.values()))
+            lead, instead_of = min(2 * (lead + late), MOST_IDLE), reservation.place
+        return Reservation(granted=False, wait=max(limit.spacing for limit in limits.values()))
 
     async def _reserve_once(
-        self, spacings: Mapping[str, float], horizon: float, lead: float
+        self, limits: Mapping[str, _Limit], horizon: float, lead: float, instead_of: float | None
     ) -> tuple[Reservation, float]:
         """One transaction. Also gives by how much (seconds) a granted slot is over already."""
         async with self._db.begin() as connection:
-            rows, now = await self._lock(connection, sorted(spacings))
+            rows, now = await self._lock(connection, sorted(limits))
             seen = self._monotonic()
+            if instead_of is not None:
+                for row in rows:
+                    row.hand_back(instead_of, limits[row.key])
+                await self._write(connection, rows)
             stop = max(rows, key=lambda row: row.blocked_until)
             if stop.blocked_until > now:
                 left, reason = stop.blocked_until - now, stop.blocked_reason or "blocked"
                 return Reservation(granted=False, wait=left, blocked_reason=reason, blocked_for=left), 0.0
-            start = max([now + lead, *(_sane(row.next_at, now) for row in rows)])
-            idle = max(start - max(now, _sane(row.next_at, now)) for row in rows)
+            free = [row.free_at(limits[row.key]) for row in rows]
+            start = max(now + lead, *free)
+            idle = max(start - max(now, moment) for moment in free)
             early = max(start - now - horizon, idle - max(MOST_IDLE, lead))
             if early <= 0:
-                await connection.execute(
-                    update(_TABLE).where(_TABLE.c.key == bindparam("of")).values(next_at=bindparam("then")),
-                    [{"of": row.key, "then": start + spacings[row.key]} for row in rows],
-                )
+                for row in rows:
+                    row.take(start, now, limits[row.key])
+                await self._write(connection, rows)
         # The row locks are gone; what they cost is not part of the wait.
         wait = (start - now) - (self._monotonic() - seen)
         if early > 0:
             return Reservation(granted=False, wait=max(early - (start - now - wait), 0.001)), 0.0
-        return Reservation(granted=True, wait=wait), -wait
+        return Reservation(granted=True, wait=wait, place=start), -wait
+
+    async def _write(self, connection: AsyncConnection, rows: Sequence[_Row]) -> None:
+        await connection.execute(
+            update(_TABLE)
+            .where(_TABLE.c.key == bindparam("of"))
+            .values(next_at=bindparam("pace"), recent=bindparam("places")),
+            [{"of": row.key, "pace": row.next_at, "places": row.recent} for row in rows],
+        )
 
     async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
         """Let nothing start on these keys for so many seconds (at most an hour): Kommo answered 429 (R2)."""
@@ -180,7 +236,7 @@ class DatabaseBudget:
         return [
             KeyStatus(
                 row.key,
-                next_in=max(0.0, row.next_at - now),
+                next_in=max(0.0, _sane(row, now).free_at(self._limit(row.key)) - now),
                 blocked_for=max(0.0, row.blocked_until - now),
                 blocked_reason=row.blocked_reason if row.blocked_until > now else None,
             )
@@ -193,7 +249,7 @@ class DatabaseBudget:
             until = now + max(seconds, 0.0)
             for row in rows:
                 if reason is None:
-                    values: dict[str, object] = {"next_at": max(_sane(row.next_at, now), until)}
+                    values: dict[str, object] = {"next_at": max(row.next_at, until)}
                 elif until <= row.blocked_until:
                     continue  # a longer stop is in force; its reason stays
                 else:
@@ -207,11 +263,11 @@ class DatabaseBudget:
         if len(found) < len(keys):
             await connection.execute(
                 self._db.insert(_TABLE).on_conflict_do_nothing(),
-                [{"key": key, "next_at": 0.0, "blocked_until": 0.0} for key in keys],
+                [{"key": key, "next_at": 0.0, "recent": [], "blocked_until": 0.0} for key in keys],
             )
             found = (await connection.execute(locking)).all()
-        rows = [_Row(row.key, row.next_at, row.blocked_until, row.blocked_reason) for row in found]
-        return rows, await self._clock(connection)
+        now = await self._clock(connection)
+        return [_sane(row, now) for row in found], now
 
     async def _clock(self, connection: AsyncConnection) -> float:
         """Seconds since 1970. Asked after the locks: a time from before a wait for them would be stale."""
@@ -221,6 +277,13 @@ class DatabaseBudget:
         return float(asked.scalar_one())
 
 
-def _sane(next_at: float, now: float) -> float:
-    """`next_at`, unless it lies so far ahead that only a clock that was set back can explain it."""
-    return next_at if next_at <= now + LONGEST_SLOW_DOWN + HORIZONS["action"] else now + 1.0
+def _sane(row: SqlRow[Any], now: float) -> _Row:
+    """The row, without what lies so far ahead that only a clock that was set back can explain it."""
+    farthest = now + LONGEST_SLOW_DOWN + HORIZONS["action"]
+    return _Row(
+        row.key,
+        row.next_at if row.next_at <= farthest else now + 1.0,
+        [place for place in row.recent if place <= farthest],
+        row.blocked_until,
+        row.blocked_reason,
+    )

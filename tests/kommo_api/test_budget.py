@@ -105,7 +105,7 @@ async def test_a_process_that_is_always_a_little_too_late_still_gets_its_turns()
 
 async def test_a_process_that_is_hopelessly_late_is_told_so_instead_of_breaking_the_limit() -> None:
     class Crowded(InProcessBudget):
-        async def reserve(self, keys: Sequence[str], lane: str) -> Slot:  # noqa: ARG002 - the protocol
+        async def reserve(self, keys: Sequence[str], lane: str, *, instead_of: float | None = None) -> Slot:  # noqa: ARG002 - the protocol
             return Slot(granted=True, wait=0.1)
 
     clock = SimulatedClock(late=lambda: 0.5)
@@ -150,29 +150,65 @@ async def test_a_sync_stands_in_front_of_a_backfill() -> None:
 
 
 steps = st.lists(
-    st.tuples(st.floats(0, 0.5), st.sampled_from(LANES), st.sampled_from(KEYS)), min_size=1, max_size=60
+    st.tuples(st.floats(0, 0.5), st.sampled_from(LANES), st.sampled_from(KEYS), st.booleans()),
+    min_size=1,
+    max_size=60,
 )
 
 
 @given(steps=steps, limit=st.floats(1, 50))
-async def test_granted_moments_keep_the_spacing_and_stay_inside_the_horizon(
-    steps: list[tuple[float, Lane, tuple[str, ...]]], limit: float
+async def test_r1_granted_moments_keep_the_window_and_stay_inside_the_horizon(
+    steps: list[tuple[float, Lane, tuple[str, ...], bool]], limit: float
 ) -> None:
     clock = InstantClock()
     budget = InProcessBudget({"account": limit, "egress": limit}, clock)
     starts: dict[str, list[float]] = {}
-    for pause, lane, keys in steps:
+    missed: dict[tuple[str, ...], float | None] = {}
+    for pause, lane, keys, misses in steps:
         clock.time += pause
-        slot = await budget.reserve(keys, lane)
+        back = missed.pop(keys, None)
+        slot = await budget.reserve(keys, lane, instead_of=back)
         assert slot.wait >= 0
+        if slot.granted and misses:
+            missed[keys] = slot.place  # not used, and handed back with the next wish
+            continue
         if not slot.granted:
             assert slot.wait > 0
             continue
         assert slot.wait <= HORIZONS[lane]
         for key in keys:
             starts.setdefault(key, []).append(clock.time + slot.wait)
+    places = int(limit)
     for times in starts.values():
-        assert all(b - a >= RESERVE / limit - 1e-9 for a, b in pairwise(times))
+        assert all(b - a >= RESERVE - 1e-9 for a, b in zip(times, times[places:], strict=False))
+
+
+async def test_places_lie_one_spacing_apart_after_a_rest_and_a_short_stall_is_made_up_for() -> None:
+    clock = InstantClock()
+    budget = InProcessBudget(None, clock)
+    at = []
+    for pause in (0.0, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 60.0, 0.0):
+        clock.time += pause
+        slot = await budget.reserve(KEYS[0], Lane.ACTION)
+        clock.time += slot.wait
+        at.append(clock.time)
+    gaps = [b - a for a, b in pairwise(at)]
+    assert gaps[:3] == pytest.approx([SPACING] * 3)
+    # After half a second of stall two follow at once, as many as the window has room for; then the old pace.
+    assert sum(gaps[3:8]) == pytest.approx(max(0.5 + SPACING, 5 * SPACING), abs=SPACING)
+    assert min(gaps[4:8]) < SPACING / 2
+    assert gaps[9] == pytest.approx(SPACING)
+
+
+async def test_a_place_that_is_handed_back_goes_to_the_next_one() -> None:
+    clock = InstantClock()
+    budget = InProcessBudget(None, clock)
+    first = await budget.reserve(KEYS[0], Lane.ACTION)
+    second = await budget.reserve(KEYS[0], Lane.ACTION)
+    again = await budget.reserve(KEYS[0], Lane.ACTION, instead_of=second.place)
+    assert (first.wait, again.wait) == (0.0, second.wait)
+    unknown = await budget.reserve(KEYS[0], Lane.ACTION, instead_of=-1.0)
+    assert unknown.wait == pytest.approx(2 * SPACING)
 
 
 @given(st.integers(1, 40))

@@ -151,13 +151,13 @@ async def test_r2_a_turn_granted_before_the_429_came_in_is_not_used_after_it() -
 
         reservations = 0
 
-        async def reserve(self, keys: Sequence[str], lane: str) -> Slot:
+        async def reserve(self, keys: Sequence[str], lane: str, *, instead_of: float | None = None) -> Slot:
             Slow.reservations += 1
             if Slow.reservations == 2:
                 asked_for_a_turn.set()
                 await quiet.wait()
                 return Slot(granted=True, wait=0.0)
-            return await super().reserve(keys, lane)
+            return await super().reserve(keys, lane, instead_of=instead_of)
 
     async def answer(_: Asked, writer: asyncio.StreamWriter) -> None:
         await asked_for_a_turn.wait()

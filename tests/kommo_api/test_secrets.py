@@ -111,7 +111,7 @@ async def test_t5_the_token_we_send_is_in_no_log_at_any_level(caplog: pytest.Log
 
 async def test_t5_a_failing_budget_does_not_carry_the_token_out() -> None:
     class Broken(InProcessBudget):
-        async def reserve(self, keys: Sequence[str], lane: str) -> Slot:  # noqa: ARG002 - the protocol
+        async def reserve(self, keys: Sequence[str], lane: str, *, instead_of: float | None = None) -> Slot:  # noqa: ARG002 - the protocol
             raise OSError("the database is gone")
 
     async with raw_server(reply(204)) as server:

@@ -141,7 +141,7 @@ async def test_an_account_that_was_slowed_down_does_not_hold_up_the_others(db: D
     assert 28.0 < slowed.wait <= 30.0 - MOST_IDLE
     other = await budget.reserve(["account:2", EGRESS], "sync")
     assert other.granted
-    assert other.wait <= T
+    assert other.wait <= MOST_IDLE
 
 
 async def test_the_time_is_taken_after_the_lock_and_not_before_the_wait_for_it(db: Database) -> None:
@@ -152,7 +152,7 @@ async def test_the_time_is_taken_after_the_lock_and_not_before_the_wait_for_it(d
     async with db.begin() as connection:
         await connection.execute(update(metadata.tables["rate_budget"]).values(blocked_until=0.0))
         asked = asyncio.create_task(budget.reserve([ACCOUNT], "action"))
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.8)  # longer than what is made up for
         released = time.monotonic()
     assert (await asked).granted
     following = await budget.reserve([ACCOUNT], "action")
@@ -166,6 +166,27 @@ async def test_a_slot_that_is_over_before_it_can_be_used_is_given_up(db: Databas
     reservation = await slow.reserve([ACCOUNT], "action")
     assert reservation.granted
     assert reservation.wait > 0
+
+
+async def test_a_slot_that_is_handed_back_goes_to_the_next_one(db: Database) -> None:
+    budget = DatabaseBudget(db)
+    places = [(await budget.reserve([ACCOUNT, EGRESS], "action")).place for _ in range(3)]
+    again = await budget.reserve([ACCOUNT, EGRESS], "action", instead_of=places[2])
+    assert again.place == pytest.approx(places[2])
+    # Handed back, although there is no place for this lane now.
+    refused = await budget.reserve([ACCOUNT, EGRESS], "backfill", instead_of=again.place)
+    assert not refused.granted or refused.place == pytest.approx(places[2])
+
+
+async def test_r1_what_a_stall_left_unused_is_made_up_for_within_the_window(db: Database) -> None:
+    budget = DatabaseBudget(db)
+    starts = []
+    for number in range(16):
+        reservation = await budget.reserve([ACCOUNT], "action")
+        starts.append(time.monotonic() + reservation.wait)
+        await asyncio.sleep(max(0.0, reservation.wait) + (0.4 if number == 8 else 0.0))
+    assert all(later - earlier >= RESERVE - 0.005 for earlier, later in zip(starts, starts[7:], strict=False))
+    assert min(later - earlier for earlier, later in pairwise(starts[9:])) < T / 2
 
 
 async def test_a_clock_that_was_set_back_stops_nobody_for_long(

@@ -193,6 +193,7 @@ def upgrade() -> None:
         "rate_budget",
         _text("key"),
         sa.Column("next_at", sa.Double(), nullable=False),
+        sa.Column("recent", _JSON, nullable=False),
         sa.Column("blocked_until", sa.Double(), nullable=False),
         _text("blocked_reason", null=True),
         sa.PrimaryKeyConstraint("key", name="pk_rate_budget"),
