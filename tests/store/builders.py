@@ -68,15 +68,23 @@ async def start_process(*arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.store.processes", *arguments),
         cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
 
 
-async def run_processes(*commands: Sequence[str]) -> list[str]:
-    """Run several of them at once; gives what each printed. One that fails fails the test, with its error."""
+async def run_processes(*commands: Sequence[str], together: bool = False) -> list[str]:
+    """Run several of them at once; gives what each printed. One that fails fails the test, with its error.
+
+    `together`: each says when it is ready and begins when all are.
+    """
     processes = [await start_process(*command) for command in commands]
-    outputs = await asyncio.gather(*(process.communicate() for process in processes))
+    if together:
+        for process in processes:
+            assert process.stdout is not None
+            await process.stdout.readline()
+    outputs = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors.decode()
     return [output.decode() for output, _ in outputs]
