@@ -1,63 +1,67 @@
-"""Connections: which org is joined to which Kommo account, and how it stands; no secrets."""
+"""Connections: which org is joined to which Kommo account, and how it stands; no secrets.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Whoever changes a state hands in what is to be told of it: the events are written in the transaction of the change,
+and only by the one process that made it.
+"""
+
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import RowMapping, case, select, update
+from sqlalchemy import ColumnElement, case, delete, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from store.audit import AuditNote, add_audit
+from store.claims import revoke_claim
+from store.connection_records import (
+    LONG_LIVED,
+    PAIR,
+    ConnectionPage,
+    ConnectionRecord,
+    ConnectionState,
+    due_connections,
+    get_connection,
+    list_connections,
+    to_record,
+    unknown_connection,
+)
 from store.database import Database
-from store.errors import UnknownConnectionError
-from store.tables import Connection, table_of
+from store.outbox import OutboxEvent, add_events
+from store.tables import Connection, TokenJournalRow, table_of
+
+__all__ = [
+    "LONG_LIVED",
+    "PAIR",
+    "AttemptNoted",
+    "ConnectionPage",
+    "ConnectionRecord",
+    "ConnectionState",
+    "delete_connection",
+    "due_connections",
+    "get_connection",
+    "list_connections",
+    "mark_attempt_failed",
+    "note_sync",
+    "put_connection",
+    "rehome",
+    "set_state",
+]
 
 _TABLE = table_of(Connection)
+_JOURNAL = table_of(TokenJournalRow)
 
 
-class ConnectionState(StrEnum):
-    """How a connection stands.
+class AttemptNoted(StrEnum):
+    """What came of noting a failed attempt.
 
-    `degraded`: it works in part (a listing is refused, Kommo is often unreachable).
-    `reauthorization_required`: only a person can help, by connecting again. `failed`: connecting never
-    succeeded.
+    `changed`: it changed the connection's state, and its events were written. `noted`: the state was that before.
+    `moved_on`: others have a newer pair meanwhile; the failure says nothing about it, and nothing was written.
     """
 
-    CONNECTED = "connected"
-    DEGRADED = "degraded"
-    REAUTHORIZATION_REQUIRED = "reauthorization_required"
-    DISCONNECTED = "disconnected"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class ConnectionRecord:
-    """One org's connection, without secrets. Times are aware and UTC."""
-
-    org: str
-    provider: str
-    block_name: str
-    host: str
-    account_id: int | None
-    account_name: str | None
-    subdomain: str | None
-    token_kind: str
-    expires_at: datetime | None
-    scopes: list[str]
-    state: str
-    reason: str | None
-    state_since: datetime
-    last_sync_run_id: str | None
-    last_synced_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
-
-
-@dataclass(frozen=True)
-class ConnectionPage:
-    """Connections in the order of their orgs; `next_after` is where the next page begins, None at the end."""
-
-    items: list[ConnectionRecord]
-    next_after: str | None
+    CHANGED = "changed"
+    NOTED = "noted"
+    MOVED_ON = "moved_on"
 
 
 async def put_connection(
@@ -67,6 +71,7 @@ async def put_connection(
     block_name: str,
     host: str,
     token_kind: str,
+    token_fingerprint: str | None = None,
     account_id: int | None = None,
     account_name: str | None = None,
     subdomain: str | None = None,
@@ -74,6 +79,9 @@ async def put_connection(
     scopes: Sequence[str] = (),
     state: ConnectionState | str = ConnectionState.CONNECTED,
     reason: str | None = None,
+    reason_code: str | None = None,
+    events: Sequence[OutboxEvent] = (),
+    audit: AuditNote | None = None,
     now: datetime,
 ) -> ConnectionRecord:
     """Make an org's connection, or replace what is known about it. Its sync marks and its age stay.
@@ -83,7 +91,8 @@ async def put_connection(
         org: the product's tenant.
         block_name: the Prefect block that holds the secrets.
         host: the account's host.
-        token_kind: `oauth` or `long_lived`.
+        token_kind: `pair` or `long_lived`.
+        token_fingerprint: of a pair: its fingerprint, as in the journal.
         account_id: Kommo's id of the account.
         account_name: its name.
         subdomain: its subdomain.
@@ -91,6 +100,9 @@ async def put_connection(
         scopes: what the token may do.
         state: see `ConnectionState`.
         reason: why it is in that state, a sentence without secrets.
+        reason_code: the same as a word for programs.
+        events: what to tell the product, in the same transaction.
+        audit: what to write down about it, in the same transaction.
         now: the present time.
     """
     facts = {
@@ -101,85 +113,201 @@ async def put_connection(
         "account_name": account_name,
         "subdomain": subdomain,
         "token_kind": token_kind,
+        "token_fingerprint": token_fingerprint,
         "expires_at": expires_at,
         "scopes": list(scopes),
+        "refreshed_at": None if token_fingerprint is None else now,
+        "refresh_attempts": 0,
+        "next_refresh_at": None,
         "state": ConnectionState(state),
         "reason": reason,
+        "reason_code": reason_code,
         "updated_at": now,
     }
-    insert = db.insert(_TABLE).values(org=org, created_at=now, state_since=now, **facts)
+    insert = db.insert(_TABLE).values(
+        org=org, created_at=now, state_since=now, token_serial=0 if token_fingerprint is None else 1, **facts
+    )
     new = insert.excluded
     since = case((_TABLE.c.state == new.state, _TABLE.c.state_since), else_=new.state_since)
     statement = insert.on_conflict_do_update(
-        index_elements=["org"], set_={**{name: new[name] for name in facts}, "state_since": since}
+        index_elements=["org"],
+        set_={
+            **{name: new[name] for name in facts},
+            "state_since": since,
+            "token_serial": _TABLE.c.token_serial + new.token_serial,
+        },
     ).returning(_TABLE)
     async with db.begin() as connection:
-        return _record((await connection.execute(statement)).mappings().one())
-
-
-async def get_connection(db: Database, org: str) -> ConnectionRecord:
-    """An org's connection.
-
-    Raises:
-        UnknownConnectionError: it has none.
-    """
-    async with db.read() as connection:
-        found = (await connection.execute(select(_TABLE).where(_TABLE.c.org == org))).mappings().first()
-    if found is None:
-        raise _unknown(org)
-    return _record(found)
-
-
-async def list_connections(
-    db: Database, *, after: str | None = None, limit: int = 100, state: ConnectionState | str | None = None
-) -> ConnectionPage:
-    """A page of connections, in the order of their orgs.
-
-    Args:
-        db: the store.
-        after: the `next_after` of the page before.
-        limit: at most so many.
-        state: only those in this state.
-    """
-    query = select(_TABLE).order_by(_TABLE.c.org).limit(limit + 1)
-    if after is not None:
-        query = query.where(_TABLE.c.org > after)
-    if state is not None:
-        query = query.where(_TABLE.c.state == ConnectionState(state))
-    async with db.read() as connection:
-        found = (await connection.execute(query)).mappings().all()
-    items = [_record(row) for row in found[:limit]]
-    return ConnectionPage(items, items[-1].org if len(found) > limit else None)
+        record = to_record((await connection.execute(statement)).mappings().one())
+        await add_events(connection, events, now)
+        await _add_audit(connection, org, audit, now)
+        return record
 
 
 async def set_state(
-    db: Database, org: str, state: ConnectionState | str, reason: str | None = None, *, now: datetime
+    db: Database,
+    org: str,
+    state: ConnectionState | str,
+    reason: str | None = None,
+    *,
+    reason_code: str | None = None,
+    events: Sequence[OutboxEvent] = (),
+    audit: AuditNote | None = None,
+    now: datetime,
 ) -> bool:
     """Set a connection's state.
 
     `state_since` moves only when the state changes; the reason is always the newest.
 
+    Args:
+        db: the store.
+        org: the product's tenant.
+        state: see `ConnectionState`.
+        reason: why, a sentence without secrets.
+        reason_code: the same as a word for programs.
+        events: what to tell the product; written only if the state changed, in the same transaction.
+        audit: what to write down about it; likewise.
+        now: the present time.
+
     Returns:
-        Whether the state changed. Of several processes that report the same change, exactly one is told True:
-        it is the one to tell the product.
+        Whether the state changed. Of several processes that report the same change, exactly one is told True.
 
     Raises:
         UnknownConnectionError: the org has no connection.
     """
-    wanted = ConnectionState(state)
-    mine = update(_TABLE).where(_TABLE.c.org == org)
+    values = {"reason": reason, "reason_code": reason_code, "updated_at": now}
     async with db.begin() as connection:
-        changed = await connection.execute(
-            mine.where(_TABLE.c.state != wanted).values(
-                state=wanted, reason=reason, state_since=now, updated_at=now
-            )
+        changed = await _change(connection, _TABLE.c.org == org, state, values, now)
+        if changed is None:
+            raise unknown_connection(org)
+        if changed:
+            await add_events(connection, events, now)
+            await _add_audit(connection, org, audit, now)
+        return changed
+
+
+async def mark_attempt_failed(
+    db: Database,
+    org: str,
+    *,
+    next_refresh_at: datetime | None,
+    reason: str,
+    reason_code: str | None = None,
+    state: ConnectionState | str | None = None,
+    seen: str | None = None,
+    events: Sequence[OutboxEvent] = (),
+    audit: AuditNote | None = None,
+    now: datetime,
+) -> AttemptNoted:
+    """Note that refreshing a connection's pair failed.
+
+    Args:
+        db: the store.
+        org: the product's tenant.
+        next_refresh_at: nobody tries again before.
+        reason: why, a sentence without secrets.
+        reason_code: the same as a word for programs.
+        state: the state it is in now; None leaves it.
+        seen: the connection's fingerprint on which the verdict rests. If the connection points to another pair
+            now, or the journal has a living pair that was got with it, the verdict is about the past.
+        events: what to tell the product; written only if the state changed, in the same transaction.
+        audit: what to write down about it; likewise.
+        now: the present time.
+
+    Raises:
+        UnknownConnectionError: the org has no connection.
+    """
+    values = {
+        "refresh_attempts": _TABLE.c.refresh_attempts + 1,
+        "next_refresh_at": next_refresh_at,
+        "reason": reason,
+        "reason_code": reason_code,
+        "updated_at": now,
+    }
+    mine = _TABLE.c.org == org
+    as_seen = mine if seen is None else mine & (_TABLE.c.token_fingerprint == seen) & ~_has_child(org, seen)
+    async with db.begin() as connection:
+        changed = await _change(connection, as_seen, state, values, now)
+        if changed is None:
+            if (await connection.execute(select(_TABLE.c.org).where(mine))).first() is None:
+                raise unknown_connection(org)
+            return AttemptNoted.MOVED_ON
+        if not changed:
+            return AttemptNoted.NOTED
+        await add_events(connection, events, now)
+        await _add_audit(connection, org, audit, now)
+        return AttemptNoted.CHANGED
+
+
+async def rehome(
+    db: Database,
+    org: str,
+    host: str,
+    subdomain: str | None,
+    now: datetime,
+    *,
+    events: Sequence[OutboxEvent] = (),
+) -> bool:
+    """Follow an account that moved to another host, with an entry `moved` in the audit.
+
+    Args:
+        db: the store.
+        org: the product's tenant.
+        host: the account's host from now on.
+        subdomain: its subdomain.
+        now: the present time.
+        events: what to tell the product; written only if it moved, in the same transaction.
+
+    Returns:
+        Whether it moved. Of several processes that report the same move, exactly one is told True.
+
+    Raises:
+        UnknownConnectionError: the org has no connection.
+    """
+    mine = _TABLE.c.org == org
+    async with db.begin() as connection:
+        found = await connection.execute(select(_TABLE.c.host).where(mine).with_for_update())
+        before = found.scalar()
+        if before is None:
+            raise unknown_connection(org)
+        if before == host:
+            return False
+        await connection.execute(
+            update(_TABLE).where(mine).values(host=host, subdomain=subdomain, updated_at=now)
         )
-        if changed.rowcount:
-            return True
-        same = await connection.execute(mine.values(reason=reason, updated_at=now))
-        if same.rowcount == 0:
-            raise _unknown(org)
-        return False
+        await add_audit(connection, org, "moved", {"from": before, "to": host}, now)
+        await add_events(connection, events, now)
+        return True
+
+
+async def delete_connection(
+    db: Database,
+    org: str,
+    *,
+    events: Sequence[OutboxEvent] = (),
+    audit: AuditNote | None = None,
+    now: datetime,
+) -> bool:
+    """Remove an org's connection; a refresh that is under way loses its claim. Journal and history stay.
+
+    Args:
+        db: the store.
+        org: the product's tenant.
+        events: what to tell the product; written only if it was there, in the same transaction.
+        audit: what to write down about it; likewise.
+        now: the present time.
+
+    Returns:
+        Whether it was there.
+    """
+    async with db.begin() as connection:
+        found = await connection.execute(delete(_TABLE).where(_TABLE.c.org == org))
+        if found.rowcount == 0:
+            return False
+        await revoke_claim(connection, org, now)
+        await add_events(connection, events, now)
+        await _add_audit(connection, org, audit, now)
+        return True
 
 
 async def note_sync(db: Database, org: str, run_id: str, *, now: datetime) -> None:
@@ -195,12 +323,38 @@ async def note_sync(db: Database, org: str, run_id: str, *, now: datetime) -> No
             .values(last_sync_run_id=run_id, last_synced_at=now, updated_at=now)
         )
         if found.rowcount == 0:
-            raise _unknown(org)
+            raise unknown_connection(org)
 
 
-def _record(row: RowMapping) -> ConnectionRecord:
-    return ConnectionRecord(**row)
+async def _change(
+    connection: AsyncConnection,
+    which: ColumnElement[bool],
+    state: ConnectionState | str | None,
+    values: Mapping[str, Any],
+    now: datetime,
+) -> bool | None:
+    """Write `values`, and the state if one is given. Whether the state changed; None if there is no such row."""
+    if state is not None:
+        wanted = ConnectionState(state)
+        changed = await connection.execute(
+            update(_TABLE)
+            .where(which, _TABLE.c.state != wanted)
+            .values(state=wanted, state_since=now, **values)
+        )
+        if changed.rowcount:
+            return True
+    same = await connection.execute(update(_TABLE).where(which).values(**values))
+    return False if same.rowcount else None
 
 
-def _unknown(org: str) -> UnknownConnectionError:
-    return UnknownConnectionError(f"The org {org[:100]!r} has no connection to Kommo. Connect it first.")
+def _has_child(org: str, fingerprint: str) -> ColumnElement[bool]:
+    return (
+        select(_JOURNAL.c.id)
+        .where(_JOURNAL.c.org == org, _JOURNAL.c.used == fingerprint, _JOURNAL.c.dead_at.is_(None))
+        .exists()
+    )
+
+
+async def _add_audit(connection: AsyncConnection, org: str, audit: AuditNote | None, now: datetime) -> None:
+    if audit is not None:
+        await add_audit(connection, org, audit.event, audit.detail, now)

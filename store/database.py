@@ -28,7 +28,7 @@ from store.errors import (
 )
 from store.migrate import SchemaState
 
-__all__ = ["Database", "SchemaState"]
+__all__ = ["Database", "SchemaState", "insert_on"]
 
 _REFUSALS = (
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -129,7 +129,7 @@ class Database:
 
     def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
         """An INSERT with the dialect's `on_conflict_do_…`, which both databases write alike."""
-        return postgresql.insert(table) if self.dialect == "postgresql" else sqlite.insert(table)
+        return _insert(self.dialect, table)
 
     async def state(self) -> SchemaState:
         """How the tables stand against this version's migrations."""
@@ -233,6 +233,15 @@ class Database:
                 "Nothing was half-written; make room first."
             )
         return None
+
+
+def insert_on(connection: AsyncConnection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Like `Database.insert`, for what is called inside another one's transaction."""
+    return _insert(connection.dialect.name, table)
+
+
+def _insert(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
 def _refused(error: DBAPIError) -> WriteRefusedError:

@@ -1,5 +1,6 @@
 """All tables of the store. Importing this package fills `metadata`: name each new module here."""
 
+from store.tables.access import ApiKeyRow, OAuthStateRow
 from store.tables.base import StoreModel, Version, metadata, table_of
 from store.tables.budget import RateBudgetRow
 from store.tables.connection import Connection
@@ -14,24 +15,32 @@ from store.tables.crm import (
     PipelineStatus,
     TaskType,
 )
+from store.tables.outbox import ConnectionAuditRow, OutboxRow
 from store.tables.runs import Snapshot, SnapshotHead, SyncRun
+from store.tables.tokens import RefreshClaimRow, TokenJournalRow
 
 __all__ = [
     "Account",
+    "ApiKeyRow",
     "Channel",
     "Connection",
+    "ConnectionAuditRow",
     "CrmUser",
     "CustomField",
     "CustomFieldEnum",
     "LossReason",
+    "OAuthStateRow",
+    "OutboxRow",
     "Pipeline",
     "PipelineStatus",
     "RateBudgetRow",
+    "RefreshClaimRow",
     "Snapshot",
     "SnapshotHead",
     "StoreModel",
     "SyncRun",
     "TaskType",
+    "TokenJournalRow",
     "Version",
     "metadata",
     "table_of",

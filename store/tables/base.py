@@ -44,6 +44,16 @@ def number_column(*, null: bool = True) -> ColumnDefault:
     return Field(sa_type=BigInteger, nullable=null)
 
 
+def counter_column() -> ColumnDefault:
+    """A 64-bit number that begins at 0, also for rows from before the column."""
+    return Field(default=0, sa_type=BigInteger, nullable=False, sa_column_kwargs={"server_default": sql("0")})
+
+
+def id_column() -> ColumnDefault:
+    """A number that the database gives out in rising order."""
+    return Field(default=None, sa_type=BigId, primary_key=True)
+
+
 def flag_column() -> ColumnDefault:
     """A truth value; NULL where Kommo did not say."""
     return Field(default=None, nullable=True)
@@ -72,7 +82,7 @@ class Version(StoreModel):
     key, so that old runs may be removed while the history stays.
     """
 
-    id: int | None = Field(default=None, sa_type=BigId, primary_key=True)
+    id: int | None = id_column()
     org: str = text_column()
     kind: str = text_column()
     key: str = text_column()

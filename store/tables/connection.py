@@ -5,16 +5,29 @@ from typing import Any
 
 from sqlalchemy import Index
 
-from store.tables.base import StoreModel, json_column, number_column, text_column, time_column
+from store.tables.base import (
+    StoreModel,
+    counter_column,
+    json_column,
+    number_column,
+    text_column,
+    time_column,
+)
 
 
 class Connection(StoreModel, table=True):
-    """One org's connection to Kommo, without its secrets."""
+    """One org's connection to Kommo, without its secrets.
+
+    `token_fingerprint` is that of the pair last known as the current one, NULL for a long-lived token;
+    `token_serial` counts the pairs, `refresh_attempts` the failures in a row. Before `next_refresh_at` nobody
+    tries to refresh again.
+    """
 
     __tablename__ = "connection"
     __table_args__ = (
         Index("ix_connection_state_org", "state", "org"),
         Index("ix_connection_account", "account_id"),
+        Index("ix_connection_due", "token_kind", "state", "next_refresh_at"),
     )
     org: str = text_column(primary_key=True)
     provider: str = text_column()
@@ -33,3 +46,9 @@ class Connection(StoreModel, table=True):
     last_synced_at: datetime | None = time_column(null=True)
     created_at: datetime = time_column()
     updated_at: datetime = time_column()
+    token_fingerprint: str | None = text_column(null=True)
+    token_serial: int = counter_column()
+    refreshed_at: datetime | None = time_column(null=True)
+    refresh_attempts: int = counter_column()
+    next_refresh_at: datetime | None = time_column(null=True)
+    reason_code: str | None = text_column(null=True)

@@ -68,6 +68,7 @@ async def start_process(*arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.store.processes", *arguments),
         cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -80,3 +81,9 @@ async def run_processes(*commands: Sequence[str]) -> list[str]:
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors.decode()
     return [output.decode() for output, _ in outputs]
+
+
+async def run_many(times: int, *command: str) -> list[str]:
+    """Run one of them in so many processes that begin at the same moment; gives the lines that they printed."""
+    (output,) = await run_processes(("--fork", str(times), *command))
+    return output.splitlines()

@@ -1,7 +1,7 @@
 """A revision of a later version, for the tests of a database that is behind."""
 
-revision = "0002_test"
-down_revision = "0001"
+revision = "0003_test"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,170 @@
+"""What the store knows of connections, to be read: one, a page of them, those that are due; no secrets."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import RowMapping, Select, or_, select
+
+from store.database import Database
+from store.errors import UnknownConnectionError
+from store.tables import Connection, table_of
+
+_TABLE = table_of(Connection)
+
+PAIR = "pair"
+LONG_LIVED = "long_lived"
+
+
+class ConnectionState(StrEnum):
+    """How a connection stands.
+
+    `refreshing`: its pair is being replaced. `degraded`: it works in part (a listing is refused, Kommo is often
+    unreachable). `outcome_unknown`: it is not known whether Kommo replaced its pair; that will be settled.
+    `reauthorization_required`: only a person can help, by connecting again. `failed`: connecting never succeeded.
+    """
+
+    CONNECTED = "connected"
+    REFRESHING = "refreshing"
+    DEGRADED = "degraded"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    REAUTHORIZATION_REQUIRED = "reauthorization_required"
+    DISCONNECTED = "disconnected"
+    FAILED = "failed"
+
+
+# The states in which a pair is worth refreshing; in the others only a person can help.
+_REFRESHABLE = (
+    ConnectionState.CONNECTED,
+    ConnectionState.REFRESHING,
+    ConnectionState.DEGRADED,
+    ConnectionState.OUTCOME_UNKNOWN,
+)
+
+
+@dataclass(frozen=True)
+class ConnectionRecord:
+    """One org's connection, without secrets. Times are aware and UTC. Its columns: `store.tables.connection`."""
+
+    org: str
+    provider: str
+    block_name: str
+    host: str
+    account_id: int | None
+    account_name: str | None
+    subdomain: str | None
+    token_kind: str
+    expires_at: datetime | None
+    scopes: list[str]
+    state: str
+    reason: str | None
+    state_since: datetime
+    last_sync_run_id: str | None
+    last_synced_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    token_fingerprint: str | None
+    token_serial: int
+    refreshed_at: datetime | None
+    refresh_attempts: int
+    next_refresh_at: datetime | None
+    reason_code: str | None
+
+
+@dataclass(frozen=True)
+class ConnectionPage:
+    """Connections in the order of their orgs; `next_after` is where the next page begins, None at the end."""
+
+    items: list[ConnectionRecord]
+    next_after: str | None
+
+
+async def get_connection(db: Database, org: str) -> ConnectionRecord:
+    """An org's connection.
+
+    Raises:
+        UnknownConnectionError: it has none.
+    """
+    async with db.read() as connection:
+        found = (await connection.execute(select(_TABLE).where(_TABLE.c.org == org))).mappings().first()
+    if found is None:
+        raise unknown_connection(org)
+    return to_record(found)
+
+
+async def list_connections(
+    db: Database, *, after: str | None = None, limit: int = 100, state: ConnectionState | str | None = None
+) -> ConnectionPage:
+    """A page of connections, in the order of their orgs.
+
+    Args:
+        db: the store.
+        after: the `next_after` of the page before.
+        limit: at most so many.
+        state: only those in this state.
+    """
+    query = _page(after, limit)
+    if state is not None:
+        query = query.where(_TABLE.c.state == ConnectionState(state))
+    return await _read_page(db, query, limit)
+
+
+async def due_connections(
+    db: Database,
+    *,
+    before: datetime,
+    idle_before: datetime,
+    now: datetime,
+    after: str | None = None,
+    limit: int = 100,
+) -> ConnectionPage:
+    """A page of connections whose pair should be refreshed, in the order of their orgs.
+
+    Due are those that expire before a time, have not been refreshed for long, or whose last refresh is to be
+    settled; but none before its `next_refresh_at`, and none that only a person can help.
+
+    Args:
+        db: the store.
+        before: those that expire before this time.
+        idle_before: those that were last refreshed before this time.
+        now: the present time.
+        after: the `next_after` of the page before.
+        limit: at most so many.
+    """
+    columns = _TABLE.c
+    query = _page(after, limit).where(
+        columns.token_kind == PAIR,
+        columns.state.in_(_REFRESHABLE),
+        or_(columns.next_refresh_at.is_(None), columns.next_refresh_at <= now),
+        or_(
+            columns.expires_at.is_(None),
+            columns.expires_at < before,
+            columns.refreshed_at.is_(None),
+            columns.refreshed_at < idle_before,
+            columns.state == ConnectionState.OUTCOME_UNKNOWN,
+        ),
+    )
+    return await _read_page(db, query, limit)
+
+
+def _page(after: str | None, limit: int) -> Select[Any]:
+    query = select(_TABLE).order_by(_TABLE.c.org).limit(limit + 1)
+    return query if after is None else query.where(_TABLE.c.org > after)
+
+
+async def _read_page(db: Database, query: Select[Any], limit: int) -> ConnectionPage:
+    async with db.read() as connection:
+        found = (await connection.execute(query)).mappings().all()
+    items = [to_record(row) for row in found[:limit]]
+    return ConnectionPage(items, items[-1].org if len(found) > limit else None)
+
+
+def to_record(row: RowMapping) -> ConnectionRecord:
+    """A row of the table as a record."""
+    return ConnectionRecord(**row)
+
+
+def unknown_connection(org: str) -> UnknownConnectionError:
+    """The error that names an org without a connection."""
+    return UnknownConnectionError(f"The org {org[:100]!r} has no connection to Kommo. Connect it first.")
