@@ -20,6 +20,7 @@ from tasks.scopes import GROUPS_OF_SCOPE, Group, Scope
 from tasks.session import SyncSession, open_sync_session
 from tasks.snapshots import snapshot_group
 
+
 @flow(
     name="full-crm-sync",
     flow_run_name="sync {org} {scope}",

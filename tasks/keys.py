@@ -1,5 +1,6 @@
 """Rotation of the keys that seal the token journal."""
 
+import os
 from typing import cast
 
 from prefect.settings import PREFECT_API_URL
@@ -41,8 +42,8 @@ async def rotate_keys(settings: Settings, *, drop_old: bool = False) -> Rotation
     """
     if settings.sealing_keys.get_secret_value():
         raise KeysFromEnvironmentError(
-            "The sealing keys come from KOMMO_SEALING_KEYS. Put a new key in front there (separated by a comma), restart "
-            "everything, and unset it here to let `kommo keys rotate` keep them in the Kommo App block."
+            "The sealing keys come from KOMMO_SEALING_KEYS. Put a new key in front there (separated by a comma) and "
+            "restart everything; or unset it and let `kommo keys rotate` keep keys in the Kommo App block."
         )
     try:
         block = cast("KommoApp", await KommoApp.aload(DEFAULT_NAME, validate=False))
@@ -78,8 +79,6 @@ def encryption_warning() -> str | None:
     PREFECT_SERVER_ENCRYPTION_KEY is set [M prefect-facts §4]. Only a server in this process's environment can be
     looked at from here; of a remote one nothing is known.
     """
-    import os
-
     if PREFECT_API_URL.value() or os.environ.get("PREFECT_SERVER_ENCRYPTION_KEY"):
         return None
     return (

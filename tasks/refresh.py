@@ -25,11 +25,11 @@ from typing import Any, Literal, TypeVar
 from pydantic import SecretStr
 
 from kommo.auth import OAuthClient
-from kommo.tokenpair import TokenPair
-from kommo.verdicts import Verdict, verdict_on_refresh
 from kommo.clock import Clock
 from kommo.errors import HostNotAllowed, KommoError
 from kommo.hosts import parse_host
+from kommo.tokenpair import TokenPair
+from kommo.verdicts import Verdict, verdict_on_refresh
 from store.claims import Claim, holder, note_step, release, take_claim
 from store.connections import (
     AttemptNoted,
@@ -193,8 +193,8 @@ class Refresher:
             while await holder(self._database, org) > 0:
                 if self._clock.monotonic() >= until:
                     raise RefreshFailedError(
-                        f"Another process is refreshing '{org}' ({patience:.0f} s were waited for it). Try again; if it "
-                        "stays, look for a worker that hangs."
+                        f"Another process is refreshing '{org}' ({patience:.0f} s were waited for it). Try again; if "
+                        "it stays, look for a worker that hangs."
                     )
                 await self._clock.sleep(_POLL * (1 + self._clock.random()))
 
@@ -313,7 +313,6 @@ class Refresher:
 
     async def _refused(self, attempt: "_Attempt", held: HeldPair, error: KommoError) -> Refreshed:
         """Kommo gave no pair: find out whether that is its final word (T4)."""
-        connection = attempt.connection
         verdict = verdict_on_refresh(error)
         if verdict in _SERIOUS:
             for way_out in (self._stored_meanwhile, self._spare, self._moved):
@@ -383,7 +382,8 @@ class Refresher:
             "A process died or lost its connection just when Kommo had answered a refresh, and Kommo does not take the "
             "old token any more (outcome_unknown). Authorize the account again."
             if attempt.unknown
-            else f"Kommo refused the refresh token for good ({error.hint or error.status}). Authorize the account again."
+            else f"Kommo refused the refresh token for good ({error.hint or error.status}). Authorize the account "
+            "again."
         )
         noted = await mark_attempt_failed(
             self._database,

@@ -52,7 +52,8 @@ class RefreshReport(BaseModel):
         failed = ", ".join(f"{number} {outcome}" for outcome, number in sorted(self.counts().items()))
         return (
             f"{self.due} connections due, {self.refreshed} refreshed, {self.good} were good"
-            f"{f', {len(self.moved)} moved' if self.moved else ''}{f', {failed}' if failed else ''} in {self.seconds:.1f} s"
+            f"{f', {len(self.moved)} moved' if self.moved else ''}{f', {failed}' if failed else ''} "
+            f"in {self.seconds:.1f} s"
         )
 
 
@@ -120,7 +121,9 @@ async def refresh_due(
         await one(org, force=True)
     else:
         await _several(
-            _due(session, margin), lambda record: one(record.org, force=_is_idle(session, record)), concurrency
+            _due(session, margin),
+            lambda record: one(record.org, force=_is_idle(session, record)),
+            concurrency,
         )
     report.seconds = round(session.clock.monotonic() - begun, 3)
     return report

@@ -16,9 +16,9 @@ from typing import Self
 from pydantic import SecretStr
 
 from blocks.connection import PAIR, KommoConnection
-from kommo.tokenpair import TokenPair, fingerprint
 from kommo.claims import read_claims
 from kommo.clock import Clock
+from kommo.tokenpair import TokenPair, fingerprint
 from store.connections import ConnectionRecord
 from store.database import Database
 from store.errors import SealBrokenError, StoreError
@@ -183,8 +183,8 @@ class Vault:
                 return replace(held, in_block=True)
             if self._clock.monotonic() > until:
                 raise PairNotSavedError(
-                    f"Kommo gave '{connection.org}' a new pair of tokens, and for {KEEP_TRYING_SECONDS / 60:.0f} minutes "
-                    "neither the database nor Prefect took it. Start them, then refresh again; if Kommo refuses, "
+                    f"Kommo gave '{connection.org}' a new pair of tokens, and for {KEEP_TRYING_SECONDS / 60:.0f} "
+                    "minutes neither the database nor Prefect took it. Start them, then refresh again; if Kommo refuses, "
                     "authorize again."
                 )
             await self._clock.sleep(pause)

@@ -33,9 +33,7 @@ def build_app() -> App:
     app.command(
         "deployments.cli.refresh:refresh", name="refresh", help="Refresh tokens before anybody misses them."
     )
-    app.command(
-        "deployments.cli.refresh:disconnect", name="disconnect", help="Forget an org's tokens."
-    )
+    app.command("deployments.cli.refresh:disconnect", name="disconnect", help="Forget an org's tokens.")
     keys = App(name="keys", help="Keys: those that seal tokens, and those of the gateway's callers.")
     keys.command(
         "deployments.cli.sealing:rotate", name="rotate", help="Seal the journal of tokens with a new key."

@@ -38,7 +38,8 @@ async def connect(
         domain: The account's host, for example acme.kommo.com. The consent page knows it by itself.
         token: The long-lived token from the integration's "Keys and scopes" page; "-" reads it from standard input.
             Better in KOMMO_TOKEN than on the command line, where other users of the machine can see it.
-        browser: Open Kommo's consent page and wait for the answer; the integration must send people back to this machine.
+        browser: Open Kommo's consent page and wait for the answer; the integration must send people back to
+            this machine.
         code: An authorization code, copied from the address that Kommo sent the browser to; "-" reads it from standard
             input. It is good for 20 minutes, once.
         replace: Allow the org to move to another Kommo account than the one it was connected to.

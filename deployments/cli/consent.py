@@ -25,7 +25,7 @@ _WAIT_SECONDS = 600.0
 _LONGEST_HEAD = 16 * 1024
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:1.1rem/1.5 system-ui;max-width:34rem;margin:18vh auto;padding:0 1.5rem;color-scheme:light dark}}</style>
+<style>:root{{color-scheme:light dark}}body{{font:1.1rem/1.5 system-ui;max-width:34rem;margin:18vh auto}}</style>
 <h1>{title}</h1><p>{text}</p></html>"""
 
 
@@ -95,9 +95,7 @@ async def ask_for_consent(app: OAuthApp, *, allow_loopback: bool, open_browser: 
             raise ConsentError("Nobody came back from the consent page within ten minutes.") from None
     if "code" not in query or "referer" not in query:
         raise ConsentError("Access was declined on the consent page. Nothing was connected.")
-    return Consent(
-        parse_host(query["referer"], allow_loopback=allow_loopback), SecretStr(query["code"])
-    )
+    return Consent(parse_host(query["referer"], allow_loopback=allow_loopback), SecretStr(query["code"]))
 
 
 def _page(*, ours: bool, declined: bool) -> bytes:

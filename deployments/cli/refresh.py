@@ -53,7 +53,8 @@ async def disconnect(org: str, *, purge: bool = False, yes: bool = False, json: 
     if purge and not yes:
         if not sys.stdin.isatty():
             raise WrongUseError("--purge removes the history for good: say --yes as well.")
-        if input(f"Remove all snapshots and the history of {org}? Type its name: ").strip() != org:
+        typed = input(f"Remove all snapshots and the history of {org}? Type its name: ")  # noqa: ASYNC250 - nothing else runs yet
+        if typed.strip() != org:
             raise WrongUseError("Nothing was removed.")
     report = await disconnect_account(org, purge)
     if json:

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -117,7 +117,7 @@ class Running:
 
     async def until_stopped(self, seconds: float = 20) -> None:
         async with asyncio.timeout(seconds):
-            while not self.stopped():
+            while not self.stopped():  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.01)
 
     def go_on(self) -> None:
@@ -127,15 +127,12 @@ class Running:
         """Wait for its end, without holding up the sandbox that runs in this loop."""
         try:
             async with asyncio.timeout(seconds):
-                while self.process.is_alive() and not self._pipe.poll():
+                while self.process.is_alive() and not self._pipe.poll():  # noqa: ASYNC110 - another process
                     await asyncio.sleep(0.005)
-                told = (None, None, {})
-                if self._pipe.poll():
-                    try:
-                        told = self._pipe.recv()
-                    except EOFError:
-                        pass
-                while self.process.is_alive():
+                told: tuple[str | None, str | None, dict[str, float]] = (None, None, {})
+                with suppress(EOFError):
+                    told = self._pipe.recv() if self._pipe.poll() else told
+                while self.process.is_alive():  # noqa: ASYNC110 - another process
                     await asyncio.sleep(0.005)
         finally:
             if self.process.is_alive():

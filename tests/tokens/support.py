@@ -1,6 +1,5 @@
 """What the tests of tokens share: a place for blocks without a Prefect server, a connected org, clocks that agree."""
 
-import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -99,9 +98,7 @@ class Installation:
 
     @property
     def vault(self) -> Vault:
-        return Vault(
-            database=self.database, blocks=self.blocks, sealer=self.app.sealer(), clock=self.clock
-        )
+        return Vault(database=self.database, blocks=self.blocks, sealer=self.app.sealer(), clock=self.clock)
 
     @asynccontextmanager
     async def refresher(
@@ -187,5 +184,3 @@ def works(kommo: Sandbox, held: HeldPair) -> bool:
     refreshable = kommo.world.oauth.by_refresh_token(held.refresh_token.get_secret_value())
     access = kommo.world.tokens.find(held.access_token.get_secret_value())
     return refreshable is not None and access is not None
-
-
