@@ -216,7 +216,7 @@ async def promote(
             return Promotion.SUPERSEDED
         facts: dict[str, Any] = {
             "token_fingerprint": fingerprint,
-            "token_serial": _CONNECTION.c.token_serial + (before != fingerprint),
+            "token_serial": _CONNECTION.c.token_serial + int(before != fingerprint),
             "expires_at": expires_at,
             "host": host,
             "refreshed_at": now,
