@@ -47,7 +47,7 @@ async def connect(
     """
     from pydantic import SecretStr
 
-    from blocks.connection import block_name
+    from blocks.names import block_name
     from blocks.settings import Settings
     from tasks.connect import connect_with_token
 
@@ -84,7 +84,7 @@ async def _by_consent(
     from kommo.hosts import parse_host
     from tasks.app import require_app
     from tasks.connect import connect_with_code
-    from tasks.session import open_database
+    from tasks.installation import open_database
 
     app = await require_app(settings)
     if code is None:

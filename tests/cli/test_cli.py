@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.cli.support import ROOT, Cli, Ran, SandboxProcess
+from tests.cli.support import ROOT, Cli, Ran, SandboxProcess, plain_environment
 
 COMMANDS = ("demo", "sandbox", "connect", "sync", "status", "snapshot", "db", "budget")
 
@@ -243,3 +243,25 @@ def test_help_lists_every_command_and_never_imports_prefect() -> None:
     assert done.returncode == 0, done.stderr
     words = set(done.stdout.split())
     assert set(COMMANDS) <= words
+
+
+def test_commands_that_only_read_never_import_prefect(tmp_path: Path) -> None:
+    """On a laptop without a server; where one is configured, it may have to be asked which database there is."""
+    script = (
+        "import sys; from deployments.cli import build_app; from deployments.cli.run import exit_code\n"
+        "how = {'exit_on_error': False, 'result_action': 'return_value'}\n"
+        "for line in sys.stdin: print(exit_code(lambda: build_app()(line.split(), **how)))\n"
+        "sys.exit('imported Prefect' if 'prefect' in sys.modules else 0)"
+    )
+    without_rows = ("status", "db upgrade", "db state", "budget show", "budget unblock egress:default")
+    with_rows = ("status acme", "snapshot show acme pipelines", "snapshot diff acme", "snapshot runs acme")
+    environment = plain_environment(KOMMO_HOME=str(tmp_path), PREFECT_HOME=str(tmp_path))
+    for name in [name for name in environment if name.startswith("PREFECT_API")]:
+        del environment[name]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, input="\n".join(without_rows + with_rows),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    codes = [int(line) for line in done.stdout.splitlines() if line.isdecimal()]
+    assert codes == [0] * len(without_rows) + [1, 1, 1, 0], done.stdout + done.stderr

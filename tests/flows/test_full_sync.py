@@ -14,8 +14,8 @@ from store.connections import get_connection
 from store.snapshots import read_snapshot
 from tasks.connect import connect_with_token
 from tasks.errors import FleetSyncFailedError, NotConnectedError, SyncFailedError, WrongAccountError
+from tasks.installation import open_database
 from tasks.scopes import Scope
-from tasks.session import open_database
 from tests.syncing import assert_stored_is_held, connect, quiet_config, stored
 
 pytestmark = pytest.mark.usefixtures("prefect_api")

@@ -12,7 +12,7 @@ from sandbox import Sandbox, running_sandbox
 from store.database import Database
 from store.errors import NoSnapshotError
 from store.snapshots import read_snapshot
-from tasks.session import open_database
+from tasks.installation import open_database
 from tests.proofs.support import end, kill, rounds, start_kommo
 from tests.syncing import assert_stored_is_held, by_id, connect, held, only, quiet_config, stored
 
