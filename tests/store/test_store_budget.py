@@ -13,6 +13,8 @@ from store.database import Database
 from store.tables import metadata
 from tests.store.builders import run_processes
 
+pytestmark = pytest.mark.timing
+
 ACCOUNT, EGRESS = "account:1", "egress:default"
 T = RESERVE / 7
 
