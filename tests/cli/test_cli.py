@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cli.support import ROOT, Cli, Ran, SandboxProcess, plain_environment
 
 COMMANDS = ("demo", "sandbox", "connect", "sync", "status", "snapshot", "db", "budget")
@@ -59,6 +61,7 @@ def _rows_written(report: dict[str, Any]) -> int:
     return sum(kind["added"] + kind["changed"] + kind["removed"] for kind in report["kinds"])
 
 
+@pytest.mark.seconds(12)
 def test_connect_sync_show_equals_what_the_sandbox_holds(cli: Cli, sandbox_process: SandboxProcess) -> None:
     acme = sandbox_process.acme
     connected = cli.connect("acme", acme["host"], acme["admin_token"])
@@ -94,6 +97,7 @@ def test_connect_sync_show_equals_what_the_sandbox_holds(cli: Cli, sandbox_proce
     assert set(channels) - listed <= origins  # nothing that the sandbox does not know
 
 
+@pytest.mark.seconds(25)
 def test_each_failure_has_its_own_sentence(sqlite_cli: Cli, sandbox_process: SandboxProcess) -> None:
     cli, acme = sqlite_cli, sandbox_process.acme
     other = next(known for known in sandbox_process.accounts if known["subdomain"] != "acme")
@@ -151,6 +155,7 @@ def test_each_failure_has_its_own_sentence(sqlite_cli: Cli, sandbox_process: San
     assert cli.connect("blocked", acme["host"], acme["admin_token"]).code == 0
 
 
+@pytest.mark.seconds(3)
 def test_wrong_use_is_two(sqlite_cli: Cli) -> None:
     wrong = {
         ("nonsense",): "nonsense",
@@ -165,10 +170,15 @@ def test_wrong_use_is_two(sqlite_cli: Cli) -> None:
         assert "Traceback" not in ran.err, arguments
 
 
+@pytest.mark.seconds(10)
 def test_the_token_is_nowhere(
     sqlite_cli: Cli, home: Path, prefect_api: str, sandbox_process: SandboxProcess
 ) -> None:
-    cli, acme = sqlite_cli, sandbox_process.acme
+    # Only the home is named here: each command asks Prefect whether a block says where the database is.
+    environment = {
+        name: value for name, value in sqlite_cli.environment.items() if name != "KOMMO_DATABASE_URL"
+    }
+    cli, acme = Cli(environment), sandbox_process.acme
     canary = sandbox_process.control("tokens", {"account": "acme"})["access_token"]
     # The second is a token pasted into the wrong place.
     ran = cli.connect_together(("canary", acme["host"], canary), ("canary-here", canary, canary))
