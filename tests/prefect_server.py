@@ -6,25 +6,23 @@ blocks are named after orgs, and those are the same in many tests.
 """
 
 import fcntl
+import http.client
 import os
 import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import httpx
 import prefect
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
 STARTS_WITHIN = 120.0
-_ATTEMPTS = 3  # a port that was free a moment ago may be taken
 
 
 @contextmanager
@@ -77,38 +75,31 @@ def _keep(database: Path, migrated: Path) -> None:
 
 
 def _start(database_url: str) -> tuple[subprocess.Popen[bytes], str]:
-    deadline = time.monotonic() + STARTS_WITHIN
-    for _ in range(_ATTEMPTS):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+    # The socket is open before the server is there: nobody else can take its port, and a question waits for its answer.
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "uvicorn", "--app-dir", str(prefect.__module_path__.parent)),
                 *("--factory", "prefect.server.api.server:create_app", "--lifespan", "on"),
-                *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error"),
+                *("--fd", str(door.fileno()), "--log-level", "error"),
             ],
             env={
                 **os.environ,
                 "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
                 "PREFECT_SERVER_UI_ENABLED": "false",
             },
+            pass_fds=[door.fileno()],
         )
-        api = f"http://127.0.0.1:{port}/api"
-        while process.poll() is None:
-            if _answers(f"{api}/health"):
-                return process, api
-            if time.monotonic() > deadline:
-                _end(process)
-                raise RuntimeError(f"Prefect's server did not start within {STARTS_WITHIN:g} s.")
-            time.sleep(0.05)
-    raise RuntimeError(f"Prefect's server ended by itself {_ATTEMPTS} times; its errors are above.")
-
-
-def _answers(url: str) -> bool:
+    asked = http.client.HTTPConnection("127.0.0.1", port, timeout=STARTS_WITHIN)
     try:
-        return httpx.get(url, trust_env=False, timeout=5).is_success
-    except httpx.TransportError:
-        return False
+        with closing(asked):
+            asked.request("GET", "/api/health")
+            assert asked.getresponse().status == 200
+    except BaseException:
+        _end(process)
+        raise
+    return process, f"http://127.0.0.1:{port}/api"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

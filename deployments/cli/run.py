@@ -35,7 +35,7 @@ def quiet_prefect() -> None:
 
 @contextlib.contextmanager
 def many_imports() -> Iterator[None]:
-    """For the import of Prefect: it makes many objects and no garbage, and looking for some takes a seventh of the time."""
+    """For the import of Prefect: many objects and no garbage; to look for some takes a seventh of the time."""
     gc.disable()
     try:
         yield
