@@ -1,6 +1,7 @@
 """R1: several processes share one budget exactly, and use it."""
 
 import asyncio
+import os
 from itertools import pairwise
 
 import pytest
@@ -10,15 +11,9 @@ from sandbox import AccountAccess
 from tests.proofs.support import FULL, control, end, kill, sandbox_process, start_kommo
 from tests.syncing import connect
 
-pytestmark = [
-    pytest.mark.proof,
-    pytest.mark.timing,
-    pytest.mark.seconds(20),
-    pytest.mark.usefixtures("prefect_api"),
-]
+pytestmark = [pytest.mark.proof, pytest.mark.seconds(35), pytest.mark.usefixtures("prefect_api")]
 
-# At Kommo's own limit it takes half a minute; twice as much asks for the same exactness in half the time.
-LIMIT = 7 if FULL else 14
+LIMIT = 7
 PROCESSES = 4
 
 
@@ -31,6 +26,8 @@ async def test_r1_four_processes_on_one_account_stay_within_the_limit_and_use_it
     installation: Settings, prefect_api: str
 ) -> None:
     dialect = str(installation.database_url and installation.database_url.get_secret_value()).split(":")[0]
+    if not FULL and not dialect.startswith("sqlite"):
+        pytest.skip("half a minute: on SQLite always, on PostgreSQL with KOMMO_TEST_ROUNDS=full")
     arguments = ["--accounts", "1", "--fields", "3000", "--limit", str(LIMIT), "--retry-after", "1"]
     async with sandbox_process(*arguments) as kommo:
         await connect("acme", AccountAccess(**kommo["accounts"][0]), installation)
@@ -65,4 +62,4 @@ async def test_r1_four_processes_on_one_account_stay_within_the_limit_and_use_it
     assert windows["max_per_account"] == {"acme": fullest}
     assert fullest <= LIMIT
     # 1.05 is the bar on a machine that does nothing else; the default round only catches a budget left unused.
-    assert together <= (1.05 if FULL else 1.5)
+    assert together <= (1.05 if os.environ.get("KOMMO_TEST_ROUNDS") == "full" else 1.5)
