@@ -7,7 +7,8 @@ from typing import cast
 import pytest
 from pydantic import SecretStr
 
-from blocks.connection import KommoConnection, block_name
+from blocks.connection import KommoConnection
+from blocks.names import block_name
 from blocks.settings import Settings
 from flows.connect import connect_account, disconnect_account
 from flows.full_sync import full_crm_sync
@@ -29,8 +30,8 @@ from tasks.connect import connect_with_code
 from tasks.credentials import PrefectBlocks
 from tasks.disconnect import confirm_uninstall
 from tasks.errors import AppIncompleteError, RefreshRunFailedError, SyncFailedError, WrongAccountError
+from tasks.installation import open_database
 from tasks.keys import rotate_keys
-from tasks.session import open_database
 from tasks.vault import HeldPair, Vault
 from tests.syncing import quiet_config
 from tests.tokens.support import token_calls, works

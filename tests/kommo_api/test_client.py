@@ -307,6 +307,7 @@ async def test_a_resource_may_be_given_itself() -> None:
             await client.read_all("galaxies")
 
 
+@pytest.mark.timing
 async def test_r1_at_the_wire_no_more_requests_of_many_tasks_than_the_limit_meet_in_a_second() -> None:
     clock = SystemClock()
     arrived: list[float] = []
