@@ -307,6 +307,8 @@ class Refresher:
         if held.in_block:
             return held  # the database is down: there is nothing to ask
         try:
+            if await self._vault.is_current(connection.org, held):
+                return held
             return await self._vault.held(await get_connection(self._database, connection.org))
         except (StoreError, BlocksUnavailableError, OSError):
             return held

@@ -138,6 +138,11 @@ class Vault:
             f"PREFECT_API_URL, or connect it again: kommo connect {connection.org} --browser"
         )
 
+    async def is_current(self, org: str, held: HeldPair) -> bool:
+        """Whether the chain ends with this pair, as far as the journal knows."""
+        path = (await chain(self._database, org)).path(held.edge)
+        return bool(path) and path[-1] == held.fingerprint
+
     async def spares(self, org: str) -> list[HeldPair]:
         """Pairs that were received and never used up, youngest first: what a repeated refresh may have left behind."""
         known = await chain(self._database, org)
