@@ -54,6 +54,16 @@ def build_app() -> App:
     )
     db.command("deployments.cli.database:state", name="state", help="Which version the tables have.")
     app.command(db)
+    app.command(
+        "deployments.cli.gateway:gateway", name="gateway", help="Serve the HTTP door: OAuth and status."
+    )
+    keys = App(name="keys", help="Keys: the product's, with which it comes to the gateway.")
+    api = App(name="api", help="The product's keys.")
+    api.command("deployments.cli.keys:create", name="create", help="Make a key; it is shown once.")
+    api.command("deployments.cli.keys:show", name="list", help="The keys that there are.")
+    api.command("deployments.cli.keys:revoke", name="revoke", help="End a key, at once and for good.")
+    keys.command(api)
+    app.command(keys)
     budget = App(name="budget", help="The request budget shared by all processes.")
     budget.command(
         "deployments.cli.budget:show", name="show", help="Who may send when, and which keys are stopped."
