@@ -10,7 +10,11 @@ from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr
 
 from blocks.settings import Settings
+from kommo.auth import OAuthApp
+from store.sealing import Sealer, derived_key
 
+CALLBACK_PATH = "/api/v1/crm/kommo/callback"
+"""Where the product's users come back from Kommo (product-contract.md, door 2)."""
 LOGO = HttpUrl(
     "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/secret.png"
 )
@@ -54,6 +58,21 @@ class KommoApp(Block):
         title="Webhook secret",
         description="HMAC-SHA256 key with which the product signs webhooks that it forwards.",
     )
+    sealing_keys: SecretStr = Field(
+        default=SecretStr(""),
+        title="Sealing keys",
+        description="Fernet keys of the token journal, newest first, separated by commas; empty derives one.",
+    )
+    app_url: str = Field(
+        default="",
+        title="Address of the product",
+        description="Public address of the product; people are sent back there after connecting.",
+    )
+    allowed_redirects: list[str] = Field(
+        default_factory=list,
+        title="Allowed redirects",
+        description="Further addresses to which people may be sent back after connecting.",
+    )
     authorize_base: str = Field(
         default="https://www.kommo.com",
         title="Authorize base",
@@ -68,12 +87,52 @@ class KommoApp(Block):
     @classmethod
     def from_environment(cls, settings: Settings | None = None) -> Self:
         """The block that the environment describes: the first filling, before anyone saved one."""
-        settings = settings or Settings()
-        callback = f"{settings.app_url.rstrip('/')}/api/v1/crm/kommo/callback" if settings.app_url else ""
-        return cls(
-            client_id=settings.client_id,
-            client_secret=settings.client_secret,
-            webhook_secret=settings.webhook_secret,
-            redirect_uri=callback,
-            allow_loopback=settings.sandbox,
+        return cls().filled_from(settings or Settings())
+
+    def filled_from(self, settings: Settings) -> Self:
+        """This block with what the environment sets put over it; what the environment leaves open stays."""
+        callback = f"{settings.app_url.rstrip('/')}{CALLBACK_PATH}" if settings.app_url else ""
+        said = {
+            "client_id": settings.client_id,
+            "client_secret": settings.client_secret,
+            "webhook_secret": settings.webhook_secret,
+            "sealing_keys": settings.sealing_keys,
+            "redirect_uri": settings.redirect_uri or ("" if self.redirect_uri else callback),
+            "app_url": settings.app_url,
+            "authorize_base": settings.authorize_base,
+        }
+        update: dict[str, object] = {name: value for name, value in said.items() if _text(value)}
+        if settings.sandbox:
+            update["allow_loopback"] = True
+        return self.model_copy(update=update)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether accounts can be connected by OAuth: id, secret and redirect URI are known."""
+        return bool(self.client_id and self.client_secret.get_secret_value() and self.redirect_uri)
+
+    def oauth(self) -> OAuthApp:
+        """What the token endpoint is told about this integration."""
+        return OAuthApp(
+            client_id=self.client_id,
+            client_secret=self.client_secret,
+            redirect_uri=self.redirect_uri,
+            authorize_base=self.authorize_base,
         )
+
+    def sealer(self) -> Sealer:
+        """What seals the token journal.
+
+        The key that is derived from the client secret always opens, so that naming sealing keys later loses nothing.
+
+        Raises:
+            SealKeyError: there is neither a client secret nor a sealing key.
+        """
+        keys = [SecretStr(key) for key in self.sealing_keys.get_secret_value().replace(",", " ").split()]
+        if self.client_secret.get_secret_value():
+            keys.append(derived_key(self.client_secret))
+        return Sealer(keys)
+
+
+def _text(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value

@@ -13,12 +13,13 @@ from pydantic import ConfigDict, Field, HttpUrl, SecretStr
 
 from blocks.app import LOGO
 from kommo.budget import RateBudget
-from kommo.client import KommoClient, StaticToken
+from kommo.client import KommoClient, StaticToken, TokenSource
 from kommo.hosts import parse_host
 
 _ORG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _BLOCK_PREFIX = "org-"
 LONG_LIVED: Literal["long_lived"] = "long_lived"
+PAIR: Literal["pair"] = "pair"
 
 
 def block_name(org: str) -> str:
@@ -76,6 +77,11 @@ class KommoConnection(CredentialsBlock):
     refresh_token: SecretStr = Field(
         default=SecretStr(""), title="Refresh token", description="Single-use refresh token of a pair."
     )
+    used: str = Field(
+        default="",
+        title="Got by using",
+        description="Fingerprint of the refresh token that was used up to get this pair.",
+    )
     expires_at: datetime | None = Field(
         default=None, title="Expires at", description="When the access token ends, in UTC."
     )
@@ -94,6 +100,7 @@ class KommoConnection(CredentialsBlock):
         budget: RateBudget,
         egress: str = "default",
         allow_loopback: bool = False,
+        token: TokenSource | None = None,
     ) -> KommoClient:
         """A client for this account; use it as an async context manager.
 
@@ -101,13 +108,14 @@ class KommoConnection(CredentialsBlock):
             budget: the request budget shared by all processes of the installation.
             egress: name of the outgoing IP that this process uses.
             allow_loopback: accept the sandbox's hosts.
+            token: where the access token comes from; without one, this block's own, which is never refreshed.
 
         Raises:
             HostNotAllowed: the host is not one of Kommo's.
         """
         return KommoClient(
             parse_host(self.host, allow_loopback=allow_loopback),
-            StaticToken(self.access_token),
+            token or StaticToken(self.access_token),
             budget=budget,
             account_key=self.budget_key,
             egress_key=f"egress:{egress}",

@@ -44,6 +44,15 @@ class Settings(BaseSettings):
     client_id: str = Field(default="", description="Integration id, for a KommoApp block not saved yet.")
     client_secret: SecretStr = Field(default=SecretStr(""), description="Secret key of the integration.")
     webhook_secret: SecretStr = Field(default=SecretStr(""), description="HMAC key of forwarded webhooks.")
+    sealing_keys: SecretStr = Field(
+        default=SecretStr(""), description="Fernet keys of the token journal, newest first, separated by commas."
+    )
+    redirect_uri: str = Field(
+        default="", description="Redirect URI of the integration; by default the callback under APP_URL."
+    )
+    authorize_base: str = Field(
+        default="", description="Where the consent page lives, if not on www.kommo.com."
+    )
     app_url: str = Field(
         default="",
         validation_alias=AliasChoices("APP_URL", "NEXT_PUBLIC_APP_URL"),

@@ -90,10 +90,8 @@ def may_follow(current: str | None, offered: str, edges: Sequence[Edge]) -> bool
         return False
     if above_current[-1] != above_offered[-1]:
         return _eldest(above_offered, known) > _eldest(above_current, known)
-    mine, theirs = known[offered], known[current]
-    if mine.dead != theirs.dead:
-        return theirs.dead
-    return mine.order > theirs.order
+    living = _leading_to_life(_by_parent(known.values()))
+    return (offered in living, known[offered].order) > (current in living, known[current].order)
 
 
 def _merged(edges: Iterable[Edge]) -> dict[str, Edge]:

@@ -71,3 +71,11 @@ class NoSnapshotError(StoreError):
 
 class NothingToCompareError(StoreError):
     """There are not two runs to compare."""
+
+
+class SealKeyError(StoreError):
+    """The keys that seal tokens are missing or malformed."""
+
+
+class SealBrokenError(StoreError):
+    """A sealed token cannot be opened with the keys at hand."""

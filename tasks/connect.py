@@ -1,23 +1,30 @@
-"""Connecting an org with a token: prove it, keep it, remember what it belongs to.
+"""Connecting an org, with a long-lived token or an authorization code: prove it, keep it, remember what it belongs to.
 
-Neither a flow nor a task: a token must never be a parameter of one, because Prefect stores parameters (T5).
+Neither flows nor tasks: a token or a code must never be a parameter of one, because Prefect stores parameters (T5).
 """
 
 from pydantic import SecretStr
 
-from blocks.connection import LONG_LIVED, KommoConnection, block_name
+from blocks.app import KommoApp
+from blocks.connection import LONG_LIVED, PAIR, KommoConnection, block_name
 from blocks.settings import Settings
+from kommo.auth import OAuthClient
+from kommo.budget import Lane
 from kommo.claims import read_claims
+from kommo.client import KommoClient, StaticToken
 from kommo.clock import Clock, SystemClock
 from kommo.errors import KommoError
-from kommo.hosts import parse_host
+from kommo.hosts import Host, parse_host
 from kommo.models import Account
 from store.connections import ConnectionRecord, get_connection, put_connection
 from store.database import Database
 from store.errors import UnknownConnectionError
+from store.outbox import OutboxEvent
+from tasks.credentials import PrefectBlocks
 from tasks.errors import WrongAccountError
 from tasks.readers import read_account
 from tasks.session import budget_of, open_database
+from tasks.vault import Vault
 
 
 async def connect_with_token(
@@ -60,11 +67,7 @@ async def connect_with_token(
             if before is None or before.account_id is None:
                 await _remember_failure(database, org, domain, error, clock)
             raise
-        if before is not None and before.account_id not in {None, account.id} and not replace:
-            raise WrongAccountError(
-                f"'{org}' is connected to account {before.account_id} ({before.host}), and this token belongs to "
-                f"account {account.id} ({block.host}). If the org really moves, say --replace: its history goes on."
-            )
+        _same_account(org, before, account, block.host, replace=replace)
         await block.asave(name, overwrite=True)
         return await put_connection(
             database,
@@ -78,7 +81,100 @@ async def connect_with_token(
             expires_at=block.expires_at,
             scopes=block.scopes,
             state="connected",
+            events=[integration_connected(org, account)],
             now=clock.now(),
+        )
+
+
+async def connect_with_code(
+    org: str,
+    host: Host,
+    code: SecretStr,
+    settings: Settings,
+    *,
+    database: Database,
+    app: KommoApp,
+    replace: bool = False,
+    clock: Clock | None = None,
+) -> ConnectionRecord:
+    """Connect an org with an authorization code, as the OAuth callback brings it [D K/oauth-20].
+
+    The pair is in the journal before it is used for the call that proves it (T2). The block comes last: if Prefect is
+    down, the journal has the pair, and the next reader brings the block level.
+
+    Args:
+        org: the product's tenant.
+        host: the account's host, checked.
+        code: good for 20 minutes, once.
+        settings: this installation.
+        database: an open database.
+        app: the integration that the code belongs to.
+        replace: let the org move to another Kommo account.
+        clock: source of time.
+
+    Raises:
+        KommoError: Kommo refused the code, or could not be reached.
+        WrongAccountError: the org belongs to another account already.
+    """
+    clock = clock or SystemClock()
+    budget, egress = budget_of(database, settings), f"egress:{settings.egress}"
+    before = await _connection_before(database, org)
+    async with (
+        OAuthClient(app.oauth(), budget=budget, egress_key=egress, clock=clock) as oauth,
+        PrefectBlocks() as blocks,
+    ):
+        vault = Vault(database=database, blocks=blocks, sealer=app.sealer(), clock=clock)
+        pair = await oauth.exchange_code(host, code)
+        held = await vault.keep_first(org, pair, host.name)
+        client = KommoClient(
+            host,
+            StaticToken(pair.access_token),
+            budget=budget,
+            account_key=held.account_key,
+            egress_key=egress,
+            lane=Lane.ACTION,
+            clock=clock,
+        )
+        async with client:
+            account = await read_account(client)
+        _same_account(org, before, account, host.name, replace=replace)
+        connection = await put_connection(
+            database,
+            org=org,
+            block_name=block_name(org),
+            host=host.name,
+            account_id=account.id,
+            account_name=account.name,
+            subdomain=account.subdomain,
+            token_kind=PAIR,
+            token_fingerprint=pair.fingerprint,
+            expires_at=pair.expires_at,
+            scopes=pair.scopes,
+            state="connected",
+            events=[integration_connected(org, account)],
+            now=clock.now(),
+        )
+        await vault.settle(connection, held)
+    return connection
+
+
+def integration_connected(org: str, account: Account) -> OutboxEvent:
+    """What the product's analytics are told when a connection begins (product-contract.md, door 15)."""
+    return OutboxEvent(
+        type="integration_connected",
+        org=org,
+        subject=org,
+        payload={"provider": "kommo", "account_id": account.id, "account_name": account.name},
+    )
+
+
+def _same_account(
+    org: str, before: ConnectionRecord | None, account: Account, host: str, *, replace: bool
+) -> None:
+    if before is not None and before.account_id not in {None, account.id} and not replace:
+        raise WrongAccountError(
+            f"'{org}' is connected to account {before.account_id} ({before.host}), and these credentials belong to "
+            f"account {account.id} ({host}). If the org really moves, say --replace: its history goes on."
         )
 
 

@@ -19,6 +19,34 @@ class WrongAccountError(DataPlaneError):
     """The host answers for another Kommo account than the one this org was connected to."""
 
 
+class AppIncompleteError(DataPlaneError):
+    """The integration's id, secret or redirect URI is missing."""
+
+
+class BlocksUnavailableError(DataPlaneError):
+    """Prefect's server, which keeps the credentials, does not do what it should."""
+
+
+class ReauthorizationRequiredError(DataPlaneError):
+    """Kommo gave its final word: only a person can help, by connecting the account again."""
+
+
+class RefreshFailedError(DataPlaneError):
+    """The token could not be refreshed this time; nothing is lost, and it will be tried again."""
+
+
+class PairNotSavedError(DataPlaneError):
+    """A new pair could be kept nowhere; it is lost with the process that got it."""
+
+
+class RefreshUnknownError(RefreshFailedError):
+    """Kommo may have used up the refresh token without our seeing the answer; it will be settled."""
+
+
+class ClaimLostError(RefreshFailedError):
+    """This process was held up for so long that another one has taken over; nothing was sent."""
+
+
 class SyncFailedError(DataPlaneError):
     """At least one group could not be read or saved; what was read is kept, `report` says what."""
 

@@ -5,19 +5,10 @@ from dataclasses import asdict
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.events import emit_event
 
 from store.drift import drift_markdown
+from tasks.events import emit_org_event
 from tasks.reports import SyncReport
-
-
-def emit_org_event(event: str, org: str, payload: dict[str, object]) -> None:
-    """Emit an event about one org's connection; automations match on `kommo.connection.*`."""
-    emit_event(
-        event,
-        resource={"prefect.resource.id": f"kommo.connection.{org}", "prefect.resource.name": org},
-        payload=payload,
-    )
 
 
 @task(

@@ -1,24 +1,35 @@
 """Everything that one sync works with: opened once per flow run, closed by `async with`."""
 
 import asyncio
+import os
+import platform
+import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import cast
 
 from prefect.runtime import flow_run
 
-from blocks.connection import KommoConnection, block_name
+from blocks.connection import PAIR, KommoConnection, block_name
 from blocks.database import find_database
 from blocks.settings import Settings
-from kommo.client import KommoClient
+from kommo.auth import OAuthClient
+from kommo.budget import Lane
+from kommo.client import KommoClient, TokenSource
 from kommo.clock import Clock, SystemClock
 from store.budget import DatabaseBudget
 from store.connections import ConnectionRecord, get_connection
 from store.database import Database
 from store.errors import UnknownConnectionError
 from store.runs import begin_run, finish_run
+from tasks.app import require_app
+from tasks.credentials import PrefectBlocks
 from tasks.errors import NotConnectedError, sentence_of
+from tasks.events import emit_org_event
+from tasks.refresh import Refresher
 from tasks.scopes import Scope
+from tasks.tokens import RefreshingToken
+from tasks.vault import Vault, block_of
 
 
 class SyncSession:
@@ -90,6 +101,68 @@ async def load_connection(org: str) -> KommoConnection:
 
 
 @asynccontextmanager
+async def open_refresher(
+    database: Database, settings: Settings, *, lane: Lane = Lane.ACTION, clock: Clock | None = None
+) -> AsyncIterator[Refresher]:
+    """What gives out fresh pairs of tokens, for as long as the block lasts.
+
+    Raises:
+        AppIncompleteError: the integration's id, secret or redirect URI is missing.
+    """
+    clock = clock or SystemClock()
+    app = await require_app(settings)
+    oauth = OAuthClient(
+        app.oauth(),
+        budget=budget_of(database, settings),
+        egress_key=f"egress:{settings.egress}",
+        lane=lane,
+        clock=clock,
+    )
+    async with PrefectBlocks() as blocks, oauth:
+        yield Refresher(
+            database=database,
+            vault=Vault(database=database, blocks=blocks, sealer=app.sealer(), clock=clock),
+            oauth=oauth,
+            clock=clock,
+            owner=process_name(),
+            allow_loopback=app.allow_loopback,
+            announce=emit_org_event,
+        )
+
+
+def process_name() -> str:
+    """What a claim on a connection is held by: host and process, so that a person can find it."""
+    return f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+@asynccontextmanager
+async def open_client(
+    database: Database, connection: ConnectionRecord, settings: Settings, clock: Clock
+) -> AsyncIterator[KommoClient]:
+    """A client for the org's account; one with a pair of tokens refreshes them by itself.
+
+    Raises:
+        NotConnectedError: the org's credentials are not there.
+    """
+    async with AsyncExitStack() as stack:
+        token: TokenSource | None = None
+        if connection.token_kind == PAIR:
+            refresher = await stack.enter_async_context(open_refresher(database, settings, clock=clock))
+            held = await refresher.held(connection)
+            block = block_of(connection, held, connection.scopes)
+            token = RefreshingToken(refresher, connection.org, held, clock)
+        else:
+            block = await load_connection(connection.org)
+        client = block.get_client(
+            budget=budget_of(database, settings),
+            egress=settings.egress,
+            allow_loopback=settings.sandbox,
+            token=token,
+        )
+        yield await stack.enter_async_context(client)
+
+
+@asynccontextmanager
 async def open_sync_session(
     org: str, scope: Scope, settings: Settings, *, clock: Clock | None = None
 ) -> AsyncIterator[SyncSession]:
@@ -101,11 +174,7 @@ async def open_sync_session(
     clock = clock or SystemClock()
     async with open_database(settings) as database:
         connection = await find_connection(database, org)
-        block = await load_connection(org)
-        client = block.get_client(
-            budget=budget_of(database, settings), egress=settings.egress, allow_loopback=settings.sandbox
-        )
-        async with client:
+        async with open_client(database, connection, settings, clock) as client:
             run_id = await begin_run(database, org, scope.value, flow_run.get_id(), now=clock.now())
             session = SyncSession(
                 org=org, connection=connection, client=client, database=database, run_id=run_id, clock=clock

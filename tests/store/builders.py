@@ -74,17 +74,16 @@ async def start_process(*arguments: str) -> asyncio.subprocess.Process:
     )
 
 
-async def run_processes(*commands: Sequence[str], together: bool = False) -> list[str]:
-    """Run several of them at once; gives what each printed. One that fails fails the test, with its error.
-
-    `together`: each says when it is ready and begins when all are.
-    """
+async def run_processes(*commands: Sequence[str]) -> list[str]:
+    """Run several of them at once; gives what each printed. One that fails fails the test, with its error."""
     processes = [await start_process(*command) for command in commands]
-    if together:
-        for process in processes:
-            assert process.stdout is not None
-            await process.stdout.readline()
-    outputs = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+    outputs = await asyncio.gather(*(process.communicate() for process in processes))
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors.decode()
     return [output.decode() for output, _ in outputs]
+
+
+async def run_many(times: int, *command: str) -> list[str]:
+    """Run one of them in so many processes that begin at the same moment; gives the lines that they printed."""
+    (output,) = await run_processes(("--fork", str(times), *command))
+    return output.splitlines()

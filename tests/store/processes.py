@@ -2,26 +2,52 @@
 
 import asyncio
 import json
+import os
 import random
 import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import event
 
+from store.audit import AuditNote
 from store.budget import DatabaseBudget
 from store.claims import holder, note_step, release, still_ours, take_claim
+from store.connections import mark_attempt_failed, set_state
 from store.database import Database
 from store.oauth_states import TakenState, take_state
+from store.outbox import OutboxEvent
 from store.snapshots import begin_run, save_snapshot
 from tests.store.builders import minutes, pipeline, status
 
 
+def say(line: str) -> None:
+    """Print a line for the parent, whole: several processes may share the output."""
+    os.write(sys.stdout.fileno(), f"{line}\n".encode())
+
+
+@dataclass(frozen=True)
+class _StartingLine:
+    """The ends of the pipes by which forked processes say that they are ready, and learn that all are."""
+
+    ready: int
+    go: int
+
+
+_line: _StartingLine | None = None
+
+
 async def _all_are_ready() -> None:
-    print("ready", flush=True)  # noqa: T201 - the parent waits for it
-    await asyncio.to_thread(sys.stdin.readline)
+    """Wait for the other processes, or, in a process by itself, for a line from the parent."""
+    if _line is None:
+        say("ready")
+        await asyncio.to_thread(sys.stdin.readline)
+        return
+    os.write(_line.ready, b".")
+    await asyncio.to_thread(os.read, _line.go, 1)
 
 
 async def ensure(db: Database) -> None:
@@ -41,7 +67,7 @@ async def hammer(db: Database, begin: str, seconds: str, lane: str, *keys: str) 
         if reservation.granted:
             starts.append(time.time() + reservation.wait)
         await asyncio.sleep(reservation.wait)
-    print(json.dumps(starts))  # noqa: T201 - the parent reads it
+    say(json.dumps(starts))
 
 
 async def die_while_saving(db: Database, org: str) -> None:
@@ -53,7 +79,7 @@ async def die_while_saving(db: Database, org: str) -> None:
         if statement.startswith(("INSERT INTO", "UPDATE")) and "pipeline" in statement:
             statements += 1
             if statements == 2:
-                print("in the middle", flush=True)  # noqa: T201 - the parent waits for it
+                say("in the middle")
                 time.sleep(60)
 
     run_id = await begin_run(db, org, "all", now=minutes(5))
@@ -72,7 +98,7 @@ async def take_states(db: Database, tasks: str, *hashes: str) -> None:
         taken = await asyncio.gather(*(take_state(db, state_hash, minutes(1)) for _ in range(int(tasks))))
         for one in taken:
             if isinstance(one, TakenState):
-                print(state_hash)  # noqa: T201 - the parent reads it
+                say(state_hash)
 
 
 async def hold_claims(db: Database, org: str, rounds: str) -> None:
@@ -90,7 +116,7 @@ async def hold_claims(db: Database, org: str, rounds: str) -> None:
         holds.append((claim.serial, held_from, time.monotonic()))
         assert await note_step(db, claim, "done")
         assert await release(db, claim)
-    print(json.dumps(holds))  # noqa: T201 - the parent reads it
+    say(json.dumps(holds))
 
 
 async def hold_and_hang(db: Database, org: str, seconds: str) -> None:
@@ -98,7 +124,7 @@ async def hold_and_hang(db: Database, org: str, seconds: str) -> None:
     claim = await take_claim(db, org, "hanging", float(seconds))
     assert claim is not None
     await note_step(db, claim, "calling", "fp-1")
-    print(json.dumps({"serial": claim.serial}), flush=True)  # noqa: T201 - the parent waits for it
+    say(json.dumps({"serial": claim.serial}))
     await asyncio.sleep(60)
 
 
@@ -112,7 +138,33 @@ async def hold_and_wake(db: Database, org: str, seconds: str) -> None:
         "noted": await note_step(db, claim, "woken up"),
         "released": await release(db, claim),
     }
-    print(json.dumps(told))  # noqa: T201 - the parent reads it
+    say(json.dumps(told))
+
+
+async def report_failure(db: Database, org: str) -> None:
+    """Report the same change of a connection's state as the other processes do; print what was answered."""
+    await _all_are_ready()
+    event = OutboxEvent("integration_error", org, "connection", {})
+    note, now = AuditNote("failed", {}), minutes(1)
+    changed = await set_state(db, org, "failed", "why", events=[event], audit=note, now=now)
+    say(str(changed))
+
+
+async def report_dead(db: Database, org: str) -> None:
+    """Report that a pair is finally refused, as the other processes do; print what was answered."""
+    await _all_are_ready()
+    told = await mark_attempt_failed(
+        *(db, org),
+        next_refresh_at=None,
+        reason="Kommo refuses it.",
+        reason_code="revoked",
+        state="reauthorization_required",
+        seen="a",
+        events=[OutboxEvent("integration_error", org, "connection", {})],
+        audit=AuditNote("dead", {}),
+        now=minutes(1),
+    )
+    say(told)
 
 
 _COMMANDS: dict[str, Callable[..., Awaitable[None]]] = {
@@ -123,6 +175,8 @@ _COMMANDS: dict[str, Callable[..., Awaitable[None]]] = {
     "hold_claims": hold_claims,
     "hold_and_hang": hold_and_hang,
     "hold_and_wake": hold_and_wake,
+    "report_failure": report_failure,
+    "report_dead": report_dead,
 }
 
 
@@ -131,5 +185,33 @@ async def main(command: str, url: str, schema: str, *arguments: str) -> None:
         await _COMMANDS[command](db, *arguments)
 
 
+def fork(times: int, arguments: list[str]) -> int:
+    """Run `main` in so many processes, which share the imports: twenty starts would take longer than what they do."""
+    global _line  # noqa: PLW0603 - a process has one
+    ready, tell_ready = os.pipe()
+    go, tell_go = os.pipe()
+    children = []
+    for _ in range(times):
+        child = os.fork()
+        if child == 0:
+            os.close(tell_go)
+            _line = _StartingLine(tell_ready, go)
+            try:
+                asyncio.run(main(*arguments))
+            except BaseException:
+                os.write(tell_ready, b".")  # the others must not wait for this one
+                raise
+            os._exit(0)
+        children.append(child)
+    os.close(tell_ready)
+    waiting = times
+    while waiting and (said := os.read(ready, waiting)):
+        waiting -= len(said)
+    os.close(tell_go)
+    return max(os.waitpid(child, 0)[1] for child in children)
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "--fork":
+        sys.exit(min(1, fork(int(sys.argv[2]), sys.argv[3:])))
     asyncio.run(main(*sys.argv[1:]))

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from store.claims import LONGEST_CLAIM, Claim, holder, note_step, release, still_ours, take_claim
 from store.database import Database
 from store.tables import RefreshClaimRow, table_of
-from tests.store.builders import run_processes, start_process
+from tests.store.builders import run_many, start_process
 
 PROCESSES, ROUNDS = 20, 5
 
@@ -154,8 +154,7 @@ async def test_t1_of_many_tasks_that_want_it_at_once_one_gets_it(db: Database) -
 async def test_t1_of_twenty_processes_at_any_time_exactly_one_holds_the_claim(
     migrated_place: tuple[str, str],
 ) -> None:
-    command = ("hold_claims", *migrated_place, "acme", str(ROUNDS))
-    outputs = await run_processes(*([command] * PROCESSES), together=True)
+    outputs = await run_many(PROCESSES, "hold_claims", *migrated_place, "acme", str(ROUNDS))
     holds = sorted(hold for output in outputs for hold in json.loads(output))
     assert [serial for serial, _, _ in holds] == list(range(1, PROCESSES * ROUNDS + 1))
     assert all(end <= begin for (_, _, end), (_, begin, _) in pairwise(holds)), "two held it at once"

@@ -12,7 +12,7 @@ from store.database import Database
 from store.errors import WriteRefusedError
 from store.oauth_states import StateProblem, TakenState, peek_state, prune_states, put_state, take_state
 from store.outbox import OutboxEvent, add_events, list_outbox
-from tests.store.builders import minutes, run_processes
+from tests.store.builders import minutes, run_many
 
 
 async def _begin_consent(db: Database, state_hash: str = "h1", at: float = 0, **facts: str) -> None:
@@ -70,8 +70,7 @@ async def test_of_twenty_in_two_processes_who_bring_one_state_exactly_one_gets_i
     hashes = [f"h{number}" for number in range(5)]
     for state_hash in hashes:
         await _begin_consent(db, state_hash)
-    outputs = await run_processes(*([("take_states", *migrated_place, "10", *hashes)] * 2), together=True)
-    won = "".join(outputs).split()
+    won = await run_many(2, "take_states", *migrated_place, "10", *hashes)
     assert sorted(won) == hashes
 
 

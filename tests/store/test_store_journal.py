@@ -1,6 +1,7 @@
 """T2, T3: every pair is written down first, and the pointer to the current one never goes back."""
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -167,6 +168,18 @@ async def test_t3_of_two_pairs_got_with_the_same_token_the_younger_stays_whoever
         assert await pointer(db, org) == "c"
         assert (await chain(db, org)).spares() == ["b"]
         assert told[-1] is (Promotion.PROMOTED if order == "bc" else Promotion.SUPERSEDED)
+
+
+async def test_t3_of_many_who_promote_at_once_the_pair_furthest_along_stays(db: Database) -> None:
+    for org in ("acme", "beta", "gamma"):
+        await connect(db, org=org)
+        names = ["a", *(f"p{number}" for number in range(8))]
+        for used, fingerprint in pairwise(names):
+            await append(db, used, fingerprint, org=org)
+        told = await asyncio.gather(*(step_on(db, name, org=org) for name in reversed(names)))
+        assert await pointer(db, org) == names[-1]
+        found = await get_connection(db, org)
+        assert found.token_serial == 2 + told.count(Promotion.PROMOTED)
 
 
 async def test_t3_when_the_current_pair_is_dead_a_living_spare_takes_its_place(db: Database) -> None:
