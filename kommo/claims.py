@@ -15,7 +15,7 @@ class Claims(BaseModel):
 
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
-    account_id: int | None = Field(default=None, description="Kommo's account id.")
+    account_id: int | None = Field(default=None, gt=0, lt=2**63, description="Kommo's account id.")
     sub: str | None = Field(default=None, description="User id, as text.")
     exp: int | None = Field(default=None, description="End of the token, unix seconds.")
     iat: int | None = Field(default=None, description="Issue of the token, unix seconds.")
@@ -26,7 +26,20 @@ class Claims(BaseModel):
     @property
     def expires_at(self) -> datetime | None:
         """End of the token in UTC; None where it names none."""
-        return None if self.exp is None else datetime.fromtimestamp(self.exp, tz=UTC)
+        return moment_of(self.exp)
+
+    @property
+    def issued_at(self) -> datetime | None:
+        """Issue of the token in UTC; None where it names none."""
+        return moment_of(self.iat)
+
+
+def moment_of(seconds: float | None) -> datetime | None:
+    """The moment of so many unix seconds, in UTC; None for none, and for what no calendar has."""
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, tz=UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def read_claims(token: SecretStr) -> Claims:
@@ -35,5 +48,5 @@ def read_claims(token: SecretStr) -> Claims:
         return Claims.model_validate(
             jwt.decode(token.get_secret_value(), options={"verify_signature": False})
         )
-    except (jwt.InvalidTokenError, ValidationError, ValueError, OverflowError):
+    except (jwt.InvalidTokenError, ValidationError, ValueError, OverflowError, RecursionError):
         return Claims()

@@ -4,9 +4,8 @@ Facts: kommo-api.md §2.2 (204 and empty bodies), §2.3 (errors), §2.4 (limits)
 ``kommo.budget``), R3 (retries), R4 (the token goes to the account's host only).
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -14,12 +13,13 @@ from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from kommo import paging
-from kommo.answers import Answer, asked_to_wait, data_from_body, error_from_answer
-from kommo.budget import Lane, RateBudget, wait_for_turn
+from kommo.answers import Answer
+from kommo.budget import Lane, RateBudget
 from kommo.catalogue import CATALOGUE, Resource
 from kommo.clock import Clock, SystemClock
-from kommo.errors import ErrorKind, KommoError
+from kommo.errors import KommoError
 from kommo.hosts import Host
+from kommo.sending import Ask, Sender, data_of, mark_unknown
 from kommo.transport import Json, RawAnswer, Transport
 
 ATTEMPTS = 8
@@ -28,23 +28,6 @@ BACKOFF_BASE = 0.25
 """Seconds up to which the first retry waits; doubled each time, with full jitter."""
 BACKOFF_CAP = 8.0
 """Seconds up to which any retry waits."""
-BLOCK_SECONDS = 900.0
-"""Seconds for which all stops after a 403 block; Kommo's own time is not documented [D K/limitations]."""
-
-LONGEST_HOLD = 20.0
-"""Seconds after which a connection that waited for its turn is not trusted with a write any more: if Kommo had closed
-it, the write would look as if it might have been done."""
-
-_OUTCOME_UNKNOWN = frozenset(
-    {
-        ErrorKind.TIMEOUT,
-        ErrorKind.SERVER_ERROR,
-        ErrorKind.GATEWAY,
-        ErrorKind.MALFORMED,
-        ErrorKind.TOO_LARGE,
-        ErrorKind.UNEXPECTED_STATUS,
-    }
-)
 
 
 class TokenSource(Protocol):
@@ -78,18 +61,6 @@ class StaticToken:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    method: str
-    path: str
-    params: Sequence[tuple[str, str]] = ()
-    json: Json = field(default=None, repr=False)
-
-    @property
-    def writes(self) -> bool:
-        return self.method != "GET"
-
-
 class KommoClient:
     """Talks to one account. An async context manager; many tasks may use it at once.
 
@@ -105,7 +76,6 @@ class KommoClient:
         transport: A transport to share; without one the client makes its own and closes it.
 
     Attributes:
-        requests_sent: How many requests have gone onto the wire.
         retries: How many of the reads' attempts were repetitions.
     """
 
@@ -124,17 +94,21 @@ class KommoClient:
     ) -> None:
         self.host = host
         self.lane = lane
-        self.requests_sent = 0
         self.retries = 0
         self._token = token
-        self._budget = budget
-        self._keys = (account_key, egress_key)
-        self._asking = asyncio.Lock()
+        self._account_key = account_key
         self._clock = clock or SystemClock()
         self._attempts = attempts
         self._own = transport is None
         self._transport = transport or Transport()
-        self._quiet_until = float("-inf")
+        self._sender = Sender(
+            self._transport, budget=budget, egress_key=egress_key, lane=lane, clock=self._clock
+        )
+
+    @property
+    def requests_sent(self) -> int:
+        """How many requests have gone onto the wire."""
+        return self._sender.sent
 
     def __repr__(self) -> str:
         return f"KommoClient({self.host.name!r}, lane={self.lane.value!r})"
@@ -170,7 +144,7 @@ class KommoClient:
             before_sleep=self._count_retry,
             reraise=True,
         )
-        return await retrying(self._attempt, _Request("GET", path, params))
+        return await retrying(self._attempt, Ask("GET", self.host, path, params))
 
     async def write(self, method: str, path: str, json: Json) -> Answer:
         """Send a write once (R3).
@@ -187,10 +161,9 @@ class KommoClient:
             KommoError: ``outcome_unknown`` says that nobody knows whether the write took effect.
         """
         try:
-            return await self._attempt(_Request(method, path, json=json))
+            return await self._attempt(Ask(method, self.host, path, json=json))
         except KommoError as error:
-            if error.kind in _OUTCOME_UNKNOWN and not error.outcome_unknown:
-                error.with_unknown_outcome()
+            mark_unknown(error)
             raise
 
     async def read_all(
@@ -218,78 +191,17 @@ class KommoClient:
         """
         return paging.pages(self.get, _resource(resource), params)
 
-    async def _attempt(self, ask: _Request) -> Answer:
+    async def _attempt(self, ask: Ask) -> Answer:
         token = await self._token.current()
         raw = await self._send(ask, token)
         if raw.status == 401 and (newer := await self._token.refused(token)) is not None:
             raw = await self._send(ask, newer)
         if 200 <= raw.status < 300:
-            return self._answer(ask, raw)
-        error = error_from_answer(
-            raw.status,
-            raw.body,
-            method=ask.method,
-            path=ask.path,
-            host=self.host.name,
-            request_id=raw.request_id,
-        )
-        await self._tell_the_budget(error, raw)
-        raise error
+            return Answer(raw.status, data_of(ask, raw), raw.request_id)
+        raise await self._sender.error_of(ask, raw, self._account_key)
 
-    async def _send(self, ask: _Request, token: SecretStr, *, renewed: bool = False) -> RawAnswer:
-        if (quiet := self._quiet_until - self._clock.monotonic()) > 0:
-            await self._clock.sleep(quiet)
-        opened = self._clock.monotonic()
-
-        async def gate() -> None:
-            # The turn is taken here, on a standing connection: making one takes longer than a turn is good for.
-            await self._wait_for_turn()
-            if ask.writes and not renewed and self._clock.monotonic() - opened > LONGEST_HOLD:
-                raise _HeldTooLongError
-            self.requests_sent += 1
-
-        try:
-            return await self._transport.send(
-                ask.method, self.host, ask.path, ask.params, json=ask.json, bearer=token, gate=gate
-            )
-        except _HeldTooLongError:
-            pass
-        return await self._send(ask, token, renewed=True)
-
-    async def _wait_for_turn(self) -> None:
-        """Wait for a turn; one that was granted before a 429 came in is not used any more (R2)."""
-        while True:
-            await wait_for_turn(self._budget, self._keys, self.lane, self._clock, self._asking)
-            if (quiet := self._quiet_until - self._clock.monotonic()) <= 0:
-                return
-            await self._clock.sleep(quiet)
-
-    def _answer(self, ask: _Request, raw: RawAnswer) -> Answer:
-        trouble = None
-        try:
-            return Answer(raw.status, data_from_body(raw.body), raw.request_id)
-        except ValueError as error:
-            trouble = str(error)
-        raise KommoError(
-            ErrorKind.MALFORMED,
-            method=ask.method,
-            path=ask.path,
-            host=self.host.name,
-            status=raw.status,
-            request_id=raw.request_id,
-            detail=trouble,
-        )
-
-    async def _tell_the_budget(self, error: KommoError, raw: RawAnswer) -> None:
-        if error.kind is ErrorKind.RATE_LIMITED:
-            seconds = asked_to_wait(error, raw.headers, self._clock.now())
-            error.retry_after = seconds
-            self._quiet_until = max(self._quiet_until, self._clock.monotonic() + seconds)
-            await self._budget.slow_down(self._keys, seconds)
-        elif error.kind is ErrorKind.IP_BLOCKED:
-            reason = f"Kommo blocked our address (403 from {self.host.name})"
-            # What Kommo blocks is the address [D K/limitations]: the account itself may be read from another one.
-            await self._budget.block(self._keys[1:], BLOCK_SECONDS, reason)
+    async def _send(self, ask: Ask, token: SecretStr) -> RawAnswer:
+        return await self._sender.send(replace(ask, bearer=token), self._account_key)
 
     def _backoff(self, state: RetryCallState) -> float:
         widest: float = min(BACKOFF_CAP, BACKOFF_BASE * 2 ** (state.attempt_number - 1))
@@ -297,10 +209,6 @@ class KommoClient:
 
     def _count_retry(self, state: RetryCallState) -> None:  # noqa: ARG002  tenacity's signature
         self.retries += 1
-
-
-class _HeldTooLongError(Exception):
-    """The connection waited so long for its turn that a new one is better."""
 
 
 def _passes(error: BaseException) -> bool:

@@ -105,7 +105,8 @@ FACTS: Mapping[ErrorKind, Fact] = MappingProxyType(
         ErrorKind.OAUTH_REFUSED: Fact(
             "400 or 401 with a hint", Then.PERSON,
             "{request}: Kommo refused the authorization.",
-            "Unless another process has just refreshed the token, the account must be authorized again.",
+            "Unless our settings are wrong or another process has just refreshed the token, the account must be "
+            "authorized again.",
             "[C G#123, G#315; §1.6]",
         ),
         ErrorKind.UNAUTHORIZED: Fact(
@@ -313,6 +314,16 @@ class KommoError(Exception):
     def with_unknown_outcome(self) -> Self:
         """Return this error, marked as that of a write whose effect nobody knows."""
         self.outcome_unknown = True
+        self.args = (self.sentence,)
+        return self
+
+    def with_detail(self, detail: str) -> Self:
+        """Return this error, with a half-sentence of our own in it.
+
+        Args:
+            detail: The half-sentence; never text that came over the network.
+        """
+        self.detail = detail
         self.args = (self.sentence,)
         return self
 

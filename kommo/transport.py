@@ -10,6 +10,7 @@ carries neither headers nor body.
 
 import asyncio
 import functools
+import json as json_format
 import logging
 import re
 import ssl
@@ -35,9 +36,10 @@ USER_AGENT = "kommo-data-plane/0.1 (open-source data plane for Kommo; httpx)"
 
 _IDLE = 30.0  # seconds that an unused connection is kept; shorter than what gateways usually allow (60 s)
 _NOT_IN_AN_ID = re.compile(r"[^\w.:\-]")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]*")
 
 Json = dict[str, Any] | list[Any] | None
-"""A body to send."""
+"""A body to send; its values may be ``SecretStr``."""
 Gate = Callable[[], Awaitable[None]]
 """Awaited when the connection stands and the next thing would be the first byte of the request."""
 _Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
@@ -60,14 +62,18 @@ class RawAnswer:
     request_id: str | None
 
 
-class _Bearer(httpx.Auth):
-    """Opens the secret at the last moment, so that no variable of ours ever holds it in the clear."""
+class _Secrets(httpx.Auth):
+    """Opens secrets at the last moment, so that no variable of ours ever holds one in the clear."""
 
-    def __init__(self, token: SecretStr) -> None:
-        self._token = token
+    def __init__(self, bearer: SecretStr | None, headers: Mapping[str, SecretStr]) -> None:
+        self._bearer = bearer
+        self._headers = headers
 
     def auth_flow(self, request: httpx.Request) -> Any:  # noqa: ANN401  httpx's generator type
-        request.headers["Authorization"] = f"Bearer {self._token.get_secret_value()}"
+        if self._bearer is not None:
+            request.headers["Authorization"] = f"Bearer {self._bearer.get_secret_value()}"
+        for name, value in self._headers.items():
+            request.headers[name] = value.get_secret_value()
         yield request
 
 
@@ -138,7 +144,7 @@ class Transport:
         *,
         json: Json = None,
         bearer: SecretStr | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | SecretStr] | None = None,
         gate: Gate | None = None,
     ) -> RawAnswer:
         """Send one request once and read its answer, whatever its status.
@@ -148,30 +154,40 @@ class Transport:
             host: Where to send it.
             path: Absolute path on the host.
             query: Pairs of the query, in order, repeated names allowed.
-            json: Body, or ``None`` for none.
+            json: Body, or ``None`` for none; secrets in it are opened when it is built.
             bearer: Access token.
             headers: More headers; they may not name a host, an authorization or a cookie.
             gate: Awaited right before the first byte, when the connection stands. Waiting in it does not
                 count for the timeout; what it raises goes through, and nothing was sent then.
 
         Raises:
-            KommoError: ``unreachable``, ``timeout``, ``malformed`` (cut off) or ``too_large``.
+            KommoError: ``unreachable``, ``timeout``, ``malformed`` (cut off), ``too_large``, or ``unauthorized``
+                for a token that cannot be one.
                 ``outcome_unknown`` is set if the method writes and the request may have reached Kommo.
             ValueError: The path or a header is not one that may be given.
         """
+        plain, secrets = _headers(host, headers or {}, with_body=json is not None)
+        if not all(map(_fits_a_header, [*secrets.values(), *([bearer] if bearer else [])])):
+            raise KommoError(
+                ErrorKind.UNAUTHORIZED,
+                method=method,
+                path=path,
+                host=host.name,
+                detail="it holds characters that no token has; nothing was sent",
+            )
         request = self._http.build_request(
             method,
             _url(host, path),
             params=httpx.QueryParams(list(query)) if query else None,
-            json=json,
-            headers=_headers(host, headers or {}),
+            content=None if json is None else _encoded(json),
+            headers=plain,
         )
         progress = _Progress()
         kind, detail = ErrorKind.UNREACHABLE, None
         try:
             async with asyncio.timeout(None) as limit:
                 request.extensions["trace"] = self._traced(progress, limit, gate)
-                return await self._exchange(request, bearer, progress)
+                return await self._exchange(request, _Secrets(bearer, secrets), progress)
         except (httpx.TimeoutException, TimeoutError):
             kind = ErrorKind.TIMEOUT
         except _TooLargeError:
@@ -204,10 +220,8 @@ class Transport:
 
         return trace
 
-    async def _exchange(
-        self, request: httpx.Request, bearer: SecretStr | None, progress: _Progress
-    ) -> RawAnswer:
-        response = await self._http.send(request, auth=_Bearer(bearer) if bearer else None, stream=True)
+    async def _exchange(self, request: httpx.Request, secrets: _Secrets, progress: _Progress) -> RawAnswer:
+        response = await self._http.send(request, auth=secrets, stream=True)
         progress.answered = True
         try:
             body = await self._body(response)
@@ -248,10 +262,36 @@ def _url(host: Host, path: str) -> httpx.URL:
     return url.copy_with(path=path)
 
 
-def _headers(host: Host, given: Mapping[str, str]) -> dict[str, str]:
+def _headers(
+    host: Host, given: Mapping[str, str | SecretStr], *, with_body: bool
+) -> tuple[dict[str, str], dict[str, SecretStr]]:
+    """The headers that anybody may see, and those that only Kommo may."""
     if {name.lower() for name in given} & {"host", "authorization", "cookie"}:
         raise ValueError("A host, an authorization or a cookie may not be given as a header.")
-    return {**given, "Host": host.name}
+    plain = {"Content-Type": "application/json"} if with_body else {}
+    plain |= {name: value for name, value in given.items() if not isinstance(value, SecretStr)}
+    secrets = {name: value for name, value in given.items() if isinstance(value, SecretStr)}
+    return plain | {"Host": host.name}, secrets
+
+
+def _fits_a_header(secret: SecretStr) -> bool:
+    """Checked here, because the errors of the layers below would repeat the value."""
+    return _HEADER_VALUE.fullmatch(secret.get_secret_value()) is not None
+
+
+def _encoded(json: Json) -> bytes:
+    encode = functools.partial(json_format.dumps, separators=(",", ":"), allow_nan=False, default=_opened)
+    try:
+        return encode(json, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        pass  # half a surrogate pair, from somewhere on the web; the error would hold the whole body
+    return encode(json).encode()
+
+
+def _opened(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    raise TypeError(f"A {type(value).__name__} cannot be sent as JSON.")
 
 
 class _TooLargeError(Exception):

@@ -10,9 +10,10 @@ from pydantic import SecretStr
 
 from kommo.budget import InProcessBudget, Lane, Slot
 from kommo.catalogue import CATALOGUE
-from kommo.client import BACKOFF_CAP, BLOCK_SECONDS, StaticToken
+from kommo.client import BACKOFF_CAP, StaticToken
 from kommo.clock import SystemClock
 from kommo.errors import ErrorKind, KommoError
+from kommo.sending import BLOCK_SECONDS
 from kommo.transport import Transport
 from tests.kommo_api.support import (
     Answering,

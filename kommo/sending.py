@@ -1,0 +1,237 @@
+"""Single requests, each in its turn; what Kommo says about our pace is told to the budget.
+
+Shared by everything that calls Kommo: the client of an account and the token endpoint. Facts: kommo-api.md §2.3
+(errors), §2.4 (limits). Promises: R1 and R2 (with ``kommo.budget``).
+"""
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakValueDictionary
+
+from pydantic import SecretStr
+
+from kommo.answers import asked_to_wait, data_from_body, error_from_answer
+from kommo.budget import Lane, RateBudget, Turn, wait_for_turn
+from kommo.clock import Clock
+from kommo.errors import ErrorKind, KommoError
+from kommo.hosts import Host
+from kommo.transport import Gate, Json, RawAnswer, Transport
+
+BLOCK_SECONDS = 900.0
+"""Seconds for which all stops after a 403 block; Kommo's own time is not documented [D K/limitations]."""
+LONGEST_HOLD = 20.0
+"""Seconds after which a connection that waited for its turn is not trusted with a write any more: if Kommo had closed
+it, the write would look as if it might have been done."""
+
+_GATES = 10  # so often a turn may grow late while the caller's own gate is passed
+_OUTCOME_UNKNOWN = frozenset(
+    {
+        ErrorKind.TIMEOUT,
+        ErrorKind.SERVER_ERROR,
+        ErrorKind.GATEWAY,
+        ErrorKind.MALFORMED,
+        ErrorKind.TOO_LARGE,
+        ErrorKind.UNEXPECTED_STATUS,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request.
+
+    Attributes:
+        method: HTTP method.
+        host: Where to send it.
+        path: Absolute path.
+        params: Pairs of the query.
+        json: The body; values may be secrets.
+        bearer: Access token.
+        headers: More headers; values may be secrets.
+    """
+
+    method: str
+    host: Host
+    path: str
+    params: Sequence[tuple[str, str]] = field(default=(), repr=False)
+    json: Json = field(default=None, repr=False)
+    bearer: SecretStr | None = None
+    headers: Mapping[str, str | SecretStr] | None = field(default=None, repr=False)
+
+    @property
+    def writes(self) -> bool:
+        """Whether sending it twice is not the same as sending it once."""
+        return self.method != "GET"
+
+
+class Sender:
+    """Sends requests that all count on one outgoing address, and, each, on the account that it names.
+
+    Args:
+        transport: What speaks HTTP.
+        budget: The request budget, shared with everybody who calls from this address.
+        egress_key: Key of our outgoing address in the budget.
+        lane: How urgent the requests are.
+        clock: Time, waiting and chance.
+
+    Attributes:
+        sent: How many requests have gone onto the wire.
+    """
+
+    def __init__(
+        self, transport: Transport, *, budget: RateBudget, egress_key: str, lane: Lane, clock: Clock
+    ) -> None:
+        self.sent = 0
+        self._transport = transport
+        self._budget = budget
+        self._egress_key = egress_key
+        self._lane = lane
+        self._clock = clock
+        self._asking: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
+        self._quiet_until: dict[str, float] = {}
+
+    async def send(self, ask: Ask, account_key: str | None, gate: Gate | None = None) -> RawAnswer:
+        """Wait for a turn, send once, and read the answer, whatever its status.
+
+        Args:
+            ask: The request.
+            account_key: Key of the account in the budget, such as ``account:31234567``, if it is known.
+            gate: Awaited in the turn, right before the first byte; what it raises goes through, and nothing was sent
+                then. If it takes so long that the turn is gone, it is awaited again in another one.
+
+        Raises:
+            KommoError: There was no whole answer, or no turn; see ``Transport.send`` and ``wait_for_turn``.
+        """
+        return await self._send(ask, self._keys(account_key), gate, renewed=False)
+
+    async def error_of(self, ask: Ask, raw: RawAnswer, account_key: str | None) -> KommoError:
+        """Make an answer that is no success into its error, and slow everybody down if it asks for that.
+
+        Args:
+            ask: The request.
+            raw: Its answer.
+            account_key: The key that it was sent with.
+        """
+        error = error_from_answer(
+            raw.status,
+            raw.body,
+            method=ask.method,
+            path=ask.path,
+            host=ask.host.name,
+            request_id=raw.request_id,
+        )
+        if error.kind is ErrorKind.RATE_LIMITED:
+            keys, seconds = self._keys(account_key), asked_to_wait(error, raw.headers, self._clock.now())
+            error.retry_after = seconds
+            self._keep_quiet(keys, seconds)
+            await self._budget.slow_down(keys, seconds)
+        elif error.kind is ErrorKind.IP_BLOCKED:
+            reason = f"Kommo blocked our address (403 from {ask.host.name})"
+            # What Kommo blocks is the address [D K/limitations]: the account itself may be read from another one.
+            await self._budget.block([self._egress_key], BLOCK_SECONDS, reason)
+        return error
+
+    def _keys(self, account_key: str | None) -> tuple[str, ...]:
+        return (self._egress_key,) if account_key is None else (account_key, self._egress_key)
+
+    async def _send(self, ask: Ask, keys: tuple[str, ...], gate: Gate | None, *, renewed: bool) -> RawAnswer:
+        if (quiet := self._quiet(keys)) > 0:
+            await self._clock.sleep(quiet)
+        opened = self._clock.monotonic()
+
+        async def gates() -> None:
+            # The turn is taken here, on a standing connection: making one takes longer than a turn is good for.
+            for _ in range(_GATES):
+                turn = await self._turn(keys)
+                if ask.writes and not renewed and self._clock.monotonic() - opened > LONGEST_HOLD:
+                    raise _HeldTooLongError
+                if gate is not None:
+                    await gate()
+                if not turn.is_late(self._clock):
+                    self.sent += 1
+                    return
+            raise KommoError(ErrorKind.TOO_BUSY)
+
+        try:
+            return await self._transport.send(
+                ask.method,
+                ask.host,
+                ask.path,
+                ask.params,
+                json=ask.json,
+                bearer=ask.bearer,
+                headers=ask.headers,
+                gate=gates,
+            )
+        except _HeldTooLongError:
+            pass
+        return await self._send(ask, keys, gate, renewed=True)
+
+    async def _turn(self, keys: tuple[str, ...]) -> Turn:
+        """Wait for a turn; one that was granted before a 429 came in is not used any more (R2)."""
+        asking = self._asking.setdefault(keys, asyncio.Lock())
+        while True:
+            turn = await wait_for_turn(self._budget, keys, self._lane, self._clock, asking)
+            if (quiet := self._quiet(keys)) <= 0:
+                return turn
+            await self._clock.sleep(quiet)
+
+    def _quiet(self, keys: Sequence[str]) -> float:
+        """Seconds of quiet that are left on these keys."""
+        return max(self._quiet_until.get(key, -math.inf) for key in keys) - self._clock.monotonic()
+
+    def _keep_quiet(self, keys: Sequence[str], seconds: float) -> None:
+        now = self._clock.monotonic()
+        over = {key: until for key, until in self._quiet_until.items() if until > now}
+        self._quiet_until = over | {key: max(over.get(key, 0.0), now + seconds) for key in keys}
+
+
+def mark_unknown(error: KommoError) -> KommoError:
+    """Mark the error of a write that was sent, if nobody can know from it whether the write took effect."""
+    if error.kind in _OUTCOME_UNKNOWN and not error.outcome_unknown:
+        error.with_unknown_outcome()
+    return error
+
+
+def data_of(ask: Ask, raw: RawAnswer) -> dict[str, Any] | list[Any] | None:
+    """The JSON of a success.
+
+    Args:
+        ask: The request.
+        raw: Its answer, of status 200 to 299.
+
+    Raises:
+        KommoError: ``malformed``.
+    """
+    trouble = None
+    try:
+        return data_from_body(raw.body)
+    except ValueError as error:
+        trouble = str(error)
+    raise malformed(ask, raw, trouble)
+
+
+def malformed(ask: Ask, raw: RawAnswer, detail: str) -> KommoError:
+    """The error of a success that cannot be read.
+
+    Args:
+        ask: The request.
+        raw: Its answer.
+        detail: What is wrong with it, as a half-sentence of our own.
+    """
+    return KommoError(
+        ErrorKind.MALFORMED,
+        method=ask.method,
+        path=ask.path,
+        host=ask.host.name,
+        status=raw.status,
+        request_id=raw.request_id,
+        detail=detail,
+    )
+
+
+class _HeldTooLongError(Exception):
+    """The connection waited so long for its turn that a new one is better."""
