@@ -17,7 +17,7 @@ from gateway.answers import Refusal, seed_errors
 from gateway.callback import answer
 from gateway.hooks import take_install
 from gateway.services import NOT_SET_UP, Services, app_of, services_of
-from kommo.hosts import HostNotAllowed
+from kommo.errors import HostNotAllowed
 from tasks.authorize import (
     STATE_TTL,
     Begun,

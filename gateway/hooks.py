@@ -12,7 +12,8 @@ from blocks.app import KommoApp
 from gateway.answers import Refusal, seed_errors
 from gateway.services import NOT_SET_UP, Services, app_of, services_of
 from kommo.auth import disable_signature_matches
-from kommo.hosts import HostNotAllowed, parse_host
+from kommo.errors import HostNotAllowed
+from kommo.hosts import parse_host
 from tasks.installs import check_uninstalled, reconnect_installed
 
 HOOK_SECONDS = 2.0

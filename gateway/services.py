@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -23,7 +23,7 @@ from tasks.session import open_database
 FINISH_SECONDS = 30.0
 """Seconds that work under way has to end when the gateway stops."""
 NOT_SET_UP = "This service is not set up yet. Whoever runs it finds the reason in its log."
-FirstSync = Callable[[ConnectionRecord], Awaitable[None]]
+FirstSync = Callable[[ConnectionRecord], Coroutine[object, object, None]]
 
 _log = logging.getLogger("gateway")
 

@@ -21,8 +21,8 @@ from blocks.connection import block_name
 from blocks.settings import Settings
 from kommo.auth import Verdict, authorize_url, verdict_on_refresh
 from kommo.clock import Clock, SystemClock
-from kommo.errors import ErrorKind, KommoError
-from kommo.hosts import HostNotAllowed, parse_host
+from kommo.errors import ErrorKind, HostNotAllowed, KommoError
+from kommo.hosts import parse_host
 from store.connections import ConnectionRecord
 from store.database import Database
 from store.oauth_states import StateProblem, TakenState, peek_state, prune_states, put_state, take_state

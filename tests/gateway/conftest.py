@@ -6,7 +6,15 @@ import pytest
 
 from blocks.settings import Settings
 from sandbox import running_sandbox
-from tests.gateway.support import APP_URL, CALLBACK, CLIENT_SECRET, House, open_socket, running_house
+from tests.gateway.support import (
+    APP_URL,
+    CALLBACK,
+    CLIENT_SECRET,
+    House,
+    forget_blocks,
+    open_socket,
+    running_house,
+)
 from tests.syncing import quiet_config
 
 
@@ -29,5 +37,6 @@ async def house(
                 "APP_URL": APP_URL,
             }.items():
                 monkeypatch.setenv(name, value)
+            await forget_blocks("acme", "globex")
             async with running_house(Settings(), kommo, listening) as running:
                 yield running

@@ -228,9 +228,7 @@ async def test_an_org_is_not_moved_to_another_account_by_a_consent(house: House)
     assert (await house.come_back(consent, house.code_query(consent.state))).status_code == 302
     before = await house.connection()
     consent = await house.start()
-    shown = await house.come_back(
-        consent, house.code_query(consent.state, house.globex), headers=AS_BROWSER
-    )
+    shown = await house.come_back(consent, house.code_query(consent.state, house.globex), headers=AS_BROWSER)
     assert shown.status_code == 409
     assert "different Kommo account" in shown.text
     assert await house.connection() == before

@@ -93,7 +93,9 @@ async def test_without_a_domain_the_product_is_told_so(house: House) -> None:
     ],
 )
 async def test_nobody_signed_in_is_nobody(house: House, headers: dict[str, str]) -> None:
-    answer = await house.product.get(START, params={"domain": "acme"}, headers=headers | {"X-Kommo-Org": "acme"})
+    answer = await house.product.get(
+        START, params={"domain": "acme"}, headers=headers | {"X-Kommo-Org": "acme"}
+    )
     assert (answer.status_code, answer.json()) == (401, {"error": "Unauthorized"})
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
@@ -110,7 +112,9 @@ async def test_a_revoked_key_is_none(house: House) -> None:
 
     [mine] = [key for key in await list_keys(house.services.database) if key.name == "acme only"]
     assert await revoke_key(house.services.database, mine.key_id, now=datetime.now(tz=UTC))
-    answer = await house.product.get(START, params={"domain": "acme"}, headers=house.signed("acme", house.key))
+    answer = await house.product.get(
+        START, params={"domain": "acme"}, headers=house.signed("acme", house.key)
+    )
     assert answer.status_code == 401
 
 
