@@ -92,7 +92,7 @@ class KommoApp(Block):
     def filled_from(self, settings: Settings) -> Self:
         """This block with what the environment sets put over it; what the environment leaves open stays."""
         callback = f"{settings.app_url.rstrip('/')}{CALLBACK_PATH}" if settings.app_url else ""
-        said = {
+        said: dict[str, str | SecretStr] = {
             "client_id": settings.client_id,
             "client_secret": settings.client_secret,
             "webhook_secret": settings.webhook_secret,
@@ -101,7 +101,7 @@ class KommoApp(Block):
             "app_url": settings.app_url,
             "authorize_base": settings.authorize_base,
         }
-        update: dict[str, object] = {name: value for name, value in said.items() if _text(value)}
+        update: dict[str, object] = {name: value for name, value in said.items() if _plain(value)}
         if settings.sandbox:
             update["allow_loopback"] = True
         return self.model_copy(update=update)
@@ -134,5 +134,5 @@ class KommoApp(Block):
         return Sealer(keys)
 
 
-def _text(value: str | SecretStr) -> str:
+def _plain(value: str | SecretStr) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else value

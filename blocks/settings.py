@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     client_secret: SecretStr = Field(default=SecretStr(""), description="Secret key of the integration.")
     webhook_secret: SecretStr = Field(default=SecretStr(""), description="HMAC key of forwarded webhooks.")
     sealing_keys: SecretStr = Field(
-        default=SecretStr(""), description="Fernet keys of the token journal, newest first, separated by commas."
+        default=SecretStr(""),
+        description="Fernet keys of the token journal, newest first, separated by commas.",
     )
     redirect_uri: str = Field(
         default="", description="Redirect URI of the integration; by default the callback under APP_URL."

@@ -9,7 +9,8 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from blocks.settings import Settings
-from flows.full_sync import ScopeParameter, full_crm_sync
+from flows.full_sync import full_crm_sync
+from flows.parameters import ScopeParameter
 from tasks.errors import FleetSyncFailedError, sentence_of
 from tasks.reports import FleetReport, SyncReport
 from tasks.scopes import Scope

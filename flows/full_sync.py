@@ -6,12 +6,11 @@ since the run before, and events for whoever listens.
 """
 
 import asyncio
-from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from blocks.settings import Settings
+from flows.parameters import Org, ScopeParameter
 from tasks.conclude import Outcomes, conclude_sync
 from tasks.errors import SyncFailedError
 from tasks.progress import SyncProgress
@@ -20,20 +19,6 @@ from tasks.reports import SyncReport
 from tasks.scopes import GROUPS_OF_SCOPE, Group, Scope
 from tasks.session import SyncSession, open_sync_session
 from tasks.snapshots import snapshot_group
-
-Org = Annotated[
-    str,
-    Field(
-        title="Org",
-        description="The product's tenant, as it was connected.",
-        pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$",
-        max_length=100,
-        examples=["acme"],
-    ),
-]
-ScopeParameter = Annotated[
-    Scope, Field(title="Scope", description="What to read: everything, or one part in the product's words.")
-]
 
 
 @flow(

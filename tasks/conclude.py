@@ -1,11 +1,14 @@
 """How a sync ends: the run's row, the connection's state and the report, from what became of each group."""
 
-from store.connections import note_sync, set_state
+from datetime import datetime
+
+from store.connections import PAIR, get_connection, note_sync, set_state
 from store.drift import changes_of_run
 from store.kinds import KINDS
 from store.runs import finish_run
 from store.snapshots import Saved
 from tasks.errors import connection_state_after, sentence_of
+from tasks.outbox import integration_error
 from tasks.reports import KindReport, SyncReport
 from tasks.scopes import KINDS_OF_GROUP, Group, Scope
 from tasks.session import SyncSession
@@ -45,6 +48,30 @@ def _kind_reports(outcomes: Outcomes) -> list[KindReport]:
     return sorted(reports, key=lambda report: order.index(report.kind))
 
 
+async def _settle_state(session: SyncSession, states: set[str], reason: str | None, now: datetime) -> None:
+    """The connection's state after the sync; what the refresh of its token has to say about it goes first."""
+    connection = await get_connection(session.database, session.org)
+    if "reauthorization_required" in states:
+        if connection.state != "reauthorization_required":
+            await set_state(
+                session.database,
+                session.org,
+                "reauthorization_required",
+                reason,
+                reason_code="token_refused",
+                events=[integration_error(session.org, "token_refused", reason or "")],
+                now=now,
+            )
+    elif connection.token_kind == PAIR and (
+        connection.refresh_attempts > 0 or connection.state not in {"connected", "degraded"}
+    ):
+        return
+    elif states:
+        await set_state(session.database, session.org, "degraded", reason, reason_code="sync_failed", now=now)
+    elif reason is None:
+        await set_state(session.database, session.org, "connected", None, now=now)
+
+
 async def conclude_sync(session: SyncSession, scope: Scope, outcomes: Outcomes) -> SyncReport:
     """Finish the run, settle the connection's state, and put the report together."""
     failures = {group: outcome for group, outcome in outcomes.items() if isinstance(outcome, Exception)}
@@ -60,12 +87,7 @@ async def conclude_sync(session: SyncSession, scope: Scope, outcomes: Outcomes) 
         now=now,
     )
     states = {after for error in failures.values() if (after := connection_state_after(error))}
-    if "reauthorization_required" in states:
-        await set_state(session.database, session.org, "reauthorization_required", reason, now=now)
-    elif states:
-        await set_state(session.database, session.org, "degraded", reason, now=now)
-    elif not failures:
-        await set_state(session.database, session.org, "connected", None, now=now)
+    await _settle_state(session, states, reason, now)
     if not failures:
         await note_sync(session.database, session.org, session.run_id, now=now)
     return SyncReport(

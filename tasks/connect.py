@@ -19,9 +19,9 @@ from kommo.models import Account
 from store.connections import ConnectionRecord, get_connection, put_connection
 from store.database import Database
 from store.errors import UnknownConnectionError
-from store.outbox import OutboxEvent
 from tasks.credentials import PrefectBlocks
 from tasks.errors import WrongAccountError
+from tasks.outbox import integration_connected, integration_error
 from tasks.readers import read_account
 from tasks.session import budget_of, open_database
 from tasks.vault import Vault
@@ -81,7 +81,7 @@ async def connect_with_token(
             expires_at=block.expires_at,
             scopes=block.scopes,
             state="connected",
-            events=[integration_connected(org, account)],
+            events=[integration_connected(org, account.id, account.name)],
             now=clock.now(),
         )
 
@@ -151,21 +151,11 @@ async def connect_with_code(
             expires_at=pair.expires_at,
             scopes=pair.scopes,
             state="connected",
-            events=[integration_connected(org, account)],
+            events=[integration_connected(org, account.id, account.name)],
             now=clock.now(),
         )
         await vault.settle(connection, held)
     return connection
-
-
-def integration_connected(org: str, account: Account) -> OutboxEvent:
-    """What the product's analytics are told when a connection begins (product-contract.md, door 15)."""
-    return OutboxEvent(
-        type="integration_connected",
-        org=org,
-        subject=org,
-        payload={"provider": "kommo", "account_id": account.id, "account_name": account.name},
-    )
 
 
 def _same_account(
@@ -220,5 +210,7 @@ async def _remember_failure(
         token_kind=LONG_LIVED,
         state="failed",
         reason=str(error),
+        reason_code=error.kind.value,
+        events=[integration_error(org, error.kind.value, str(error))],
         now=clock.now(),
     )

@@ -82,7 +82,7 @@ class PrefectBlocks:
             )
         except ObjectNotFound:
             return None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - Prefect raises what its HTTP library raises
             raise _unavailable("read", error) from None
         if found.block_schema_id is not None:
             self._documents[org] = _Document(found.id, found.block_schema_id)
@@ -115,7 +115,7 @@ class PrefectBlocks:
                 BlockDocumentUpdate(block_schema_id=schema_id, data=data, merge_existing_data=False),
             )
             self._documents[org] = _Document(known.id, schema_id)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - Prefect raises what its HTTP library raises
             raise _unavailable("saved", error) from None
 
     async def delete(self, org: str) -> None:
@@ -129,7 +129,7 @@ class PrefectBlocks:
             await client.delete_block_document(found.id)
         except ObjectNotFound:
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - Prefect raises what its HTTP library raises
             raise _unavailable("removed", error) from None
 
     async def _connected(self) -> PrefectClient:
@@ -141,7 +141,7 @@ class PrefectBlocks:
         """Make this version's block type known, once."""
         if self._schema_id is None or self._type_id is None:
             await KommoConnection.aregister_type_and_schema(client=client)
-            self._schema_id, self._type_id = KommoConnection._block_schema_id, KommoConnection._block_type_id  # noqa: SLF001 - Prefect has no public name for what it has just registered
+            self._schema_id, self._type_id = KommoConnection._block_schema_id, KommoConnection._block_type_id
             if self._schema_id is None or self._type_id is None:
                 raise RuntimeError("Prefect registered the block type without an id")
         return self._schema_id, self._type_id
@@ -156,6 +156,6 @@ def _plain(block: KommoConnection) -> dict[str, Any]:
 
 def _unavailable(done: str, error: Exception) -> BlocksUnavailableError:
     return BlocksUnavailableError(
-        f"The credentials could not be {done}: Prefect's server did not do it ({type(error).__name__}). Check that it runs "
-        "and that PREFECT_API_URL and PREFECT_API_AUTH_STRING are right."
+        f"The credentials could not be {done}: Prefect's server did not do it ({type(error).__name__}). Check that "
+        "it runs and that PREFECT_API_URL and PREFECT_API_AUTH_STRING are right."
     )

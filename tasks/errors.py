@@ -1,8 +1,13 @@
 """What can go wrong above Kommo and the store; each sentence says who is at fault and what to do."""
 
+from typing import TYPE_CHECKING
+
 from kommo.errors import ErrorKind, KommoError
 from store.errors import StoreError
 from tasks.reports import FleetReport, SyncReport
+
+if TYPE_CHECKING:
+    from tasks.refresh_due import RefreshReport
 
 KNOWN_ERRORS = (KommoError, StoreError)
 
@@ -21,6 +26,10 @@ class WrongAccountError(DataPlaneError):
 
 class AppIncompleteError(DataPlaneError):
     """The integration's id, secret or redirect URI is missing."""
+
+
+class KeysFromEnvironmentError(DataPlaneError):
+    """The sealing keys are set in the environment, where this program cannot change them."""
 
 
 class BlocksUnavailableError(DataPlaneError):
@@ -45,6 +54,17 @@ class RefreshUnknownError(RefreshFailedError):
 
 class ClaimLostError(RefreshFailedError):
     """This process was held up for so long that another one has taken over; nothing was sent."""
+
+
+class RefreshRunFailedError(DataPlaneError):
+    """Not one of the connections that were due could be refreshed."""
+
+    def __init__(self, report: "RefreshReport") -> None:
+        self.report = report
+        first = report.failures[0]
+        super().__init__(
+            f"None of the {report.due} connections that were due could be refreshed. The first: {first.reason}"
+        )
 
 
 class SyncFailedError(DataPlaneError):
@@ -83,4 +103,6 @@ def connection_state_after(error: BaseException) -> str | None:
     if isinstance(error, KommoError):
         # A long-lived token cannot be refreshed, so a 401 is final for it [D K/long-lived-token].
         return "reauthorization_required" if error.kind is ErrorKind.UNAUTHORIZED else "degraded"
+    if isinstance(error, ReauthorizationRequiredError):
+        return "reauthorization_required"
     return "degraded" if isinstance(error, WrongAccountError) else None

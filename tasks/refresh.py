@@ -24,15 +24,24 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import SecretStr
 
-from kommo.auth import OAuthClient, TokenPair, Verdict, verdict_on_refresh
+from kommo.auth import OAuthClient
 from kommo.clock import Clock
-from kommo.errors import KommoError
-from kommo.hosts import HostNotAllowed, parse_host
+from kommo.errors import HostNotAllowed, KommoError
+from kommo.hosts import parse_host
+from kommo.tokenpair import TokenPair
+from kommo.verdicts import Verdict, verdict_on_refresh
 from store.claims import Claim, holder, note_step, release, take_claim
-from store.connections import ConnectionRecord, ConnectionState, get_connection, mark_attempt_failed, rehome, set_state
+from store.connections import (
+    AttemptNoted,
+    ConnectionRecord,
+    ConnectionState,
+    get_connection,
+    mark_attempt_failed,
+    rehome,
+    set_state,
+)
 from store.database import Database
 from store.errors import StoreError
-from store.outbox import OutboxEvent
 from store.token_journal import mark_dead
 from tasks.errors import (
     BlocksUnavailableError,
@@ -41,6 +50,7 @@ from tasks.errors import (
     RefreshFailedError,
     RefreshUnknownError,
 )
+from tasks.outbox import integration_error
 from tasks.vault import HeldPair, Vault
 
 Step = Literal["wanted", "claimed", "reread", "calling", "answered", "journalled", "saved", "released"]
@@ -183,8 +193,8 @@ class Refresher:
             while await holder(self._database, org) > 0:
                 if self._clock.monotonic() >= until:
                     raise RefreshFailedError(
-                        f"Another process is refreshing '{org}' ({patience:.0f} s were waited for it). Try again; if it stays, "
-                        "look for a worker that hangs."
+                        f"Another process is refreshing '{org}' ({patience:.0f} s were waited for it). Try again; if "
+                        "it stays, look for a worker that hangs."
                     )
                 await self._clock.sleep(_POLL * (1 + self._clock.random()))
 
@@ -222,7 +232,7 @@ class Refresher:
             return
         ours = {held.fingerprint}
         if claim.previous_used != held.fingerprint:
-            ours |= {spare.fingerprint for spare in await self._vault.spares(connection.org, besides=held)}
+            ours |= {spare.fingerprint for spare in await self._vault.spares(connection.org)}
         attempt.unknown = claim.previous_used in ours
         if attempt.unknown:
             await self._state(
@@ -284,7 +294,6 @@ class Refresher:
         current = await self._current_after(connection, held)
         held = await self._vault.settle(connection, current)
         await self._reached("saved")
-        await self._quietly(self._recovered(connection))
         await self._release(attempt.claim)
         await self._reached("released")
         facts: dict[str, object] = {"host": held.host, "expires_at": held.expires_at.isoformat()}
@@ -302,13 +311,8 @@ class Refresher:
         except (StoreError, BlocksUnavailableError, OSError):
             return held
 
-    async def _recovered(self, connection: ConnectionRecord) -> None:
-        if connection.state != ConnectionState.CONNECTED:
-            await self._state(connection, ConnectionState.CONNECTED, None, None)
-
     async def _refused(self, attempt: "_Attempt", held: HeldPair, error: KommoError) -> Refreshed:
         """Kommo gave no pair: find out whether that is its final word (T4)."""
-        connection = attempt.connection
         verdict = verdict_on_refresh(error)
         if verdict in _SERIOUS:
             for way_out in (self._stored_meanwhile, self._spare, self._moved):
@@ -322,8 +326,8 @@ class Refresher:
                     continue
                 if found is not None:
                     return found
-            if verdict is Verdict.FINAL:
-                await self._dead(attempt, held, error)
+            if verdict is Verdict.FINAL and (found := await self._dead(attempt, held, error)) is not None:
+                return found
         return await self._failed(attempt, error, misconfigured=verdict is Verdict.MISCONFIGURED)
 
     async def _stored_meanwhile(self, attempt: "_Attempt", held: HeldPair) -> Refreshed | None:
@@ -338,18 +342,18 @@ class Refresher:
 
     async def _spare(self, attempt: "_Attempt", held: HeldPair) -> Refreshed | None:
         """A repeated refresh leaves two pairs behind, of which Kommo honours the younger."""
-        for spare in await self._vault.spares(attempt.connection.org, besides=held):
+        org = attempt.connection.org
+        for spare in await self._vault.spares(org):
+            pair = None
             try:
                 pair = await self._call(attempt, spare)
             except KommoError as error:
                 if verdict_on_refresh(error) is not Verdict.FINAL:
                     raise
-                await mark_dead(
-                    self._database, attempt.connection.org, spare.fingerprint, now=self._clock.now()
-                )
-                continue
-            # It belongs behind the pair that turned out to be dead, or the chain would never lead to it.
-            return await self._take(attempt, replace(pair, used=held.fingerprint), spare.host)
+            await mark_dead(self._database, org, spare.fingerprint, now=self._clock.now())
+            if pair is not None:
+                # It takes its place behind the pair that turned out to be dead, where the chain leads to it.
+                return await self._take(attempt, replace(pair, used=held.fingerprint), spare.host)
         return None
 
     async def _moved(self, attempt: "_Attempt", held: HeldPair) -> Refreshed | None:
@@ -370,26 +374,31 @@ class Refresher:
         pair = await self._call_and_repeat(attempt, replace(held, host=address.host.name))
         return await self._take(attempt, pair, address.host.name, moved_from=held.host)
 
-    async def _dead(self, attempt: "_Attempt", held: HeldPair, error: KommoError) -> None:
-        """It is Kommo's final word: only a person can help."""
+    async def _dead(self, attempt: "_Attempt", held: HeldPair, error: KommoError) -> Refreshed | None:
+        """It is Kommo's final word: only a person can help; unless a newer pair came in at the last moment."""
         connection = attempt.connection
         code = "outcome_unknown" if attempt.unknown else "token_refused"
         reason = (
-            "A process died or lost its connection just when Kommo had answered a refresh, and Kommo does not take the old "
-            "token any more (outcome_unknown). Authorize the account again."
+            "A process died or lost its connection just when Kommo had answered a refresh, and Kommo does not take the "
+            "old token any more (outcome_unknown). Authorize the account again."
             if attempt.unknown
-            else f"Kommo refused the refresh token for good ({error.hint or error.status}). Authorize the account again."
+            else f"Kommo refused the refresh token for good ({error.hint or error.status}). Authorize the account "
+            "again."
         )
-        await mark_dead(self._database, connection.org, held.fingerprint, now=self._clock.now())
-        await set_state(
+        noted = await mark_attempt_failed(
             self._database,
             connection.org,
-            ConnectionState.REAUTHORIZATION_REQUIRED,
-            reason,
+            state=ConnectionState.REAUTHORIZATION_REQUIRED,
+            reason=reason,
             reason_code=code,
+            seen=_seen(connection, held),
             events=[integration_error(connection.org, code, reason)],
+            next_refresh_at=None,
             now=self._clock.now(),
         )
+        if noted is AttemptNoted.MOVED_ON:
+            return await self._stored_meanwhile(attempt, held)
+        await mark_dead(self._database, connection.org, held.fingerprint, now=self._clock.now())
         await self._release(attempt.claim)
         self._announce(
             "kommo.connection.reauthorization_required",
@@ -461,14 +470,9 @@ class _Attempt:
     """It is written down that Kommo is being called: the note must outlive this process."""
 
 
-def integration_error(org: str, code: str, reason: str) -> OutboxEvent:
-    """What the product's analytics are told when a connection fails (product-contract.md, door 15)."""
-    return OutboxEvent(
-        type="integration_error",
-        org=org,
-        subject=org,
-        payload={"provider": "kommo", "reason": code, "message": reason},
-    )
+def _seen(connection: ConnectionRecord, held: HeldPair) -> str | None:
+    """The pointer that a verdict rests on; None while the store is behind the pair that was tried."""
+    return held.fingerprint if connection.token_fingerprint == held.fingerprint else None
 
 
 def _lost(org: str) -> ClaimLostError:

@@ -1,4 +1,4 @@
-"""The token source of a client that works for a connection with a pair: it refreshes by itself, before and after a 401."""
+"""The token source of a client whose connection has a pair: it refreshes by itself, before the end and after a 401."""
 
 import asyncio
 from datetime import timedelta

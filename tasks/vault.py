@@ -16,16 +16,17 @@ from typing import Self
 from pydantic import SecretStr
 
 from blocks.connection import PAIR, KommoConnection
-from kommo.auth import TokenPair, fingerprint
 from kommo.claims import read_claims
 from kommo.clock import Clock
+from kommo.tokenpair import TokenPair, fingerprint
 from store.connections import ConnectionRecord
 from store.database import Database
 from store.errors import SealBrokenError, StoreError
 from store.sealing import Sealer
-from store.token_journal import Edge, JournalRow, append_pair, chain, end_of_chain, promote
+from store.token_journal import Edge, JournalRow, append_pair, chain, get_pair, promote
 from tasks.credentials import ConnectionBlocks
 from tasks.errors import BlocksUnavailableError, NotConnectedError, PairNotSavedError
+from tasks.outbox import integration_connected
 
 KEEP_TRYING_SECONDS = 900.0
 """Seconds for which a pair that nobody else has is held on to while both the database and Prefect are down."""
@@ -62,6 +63,11 @@ class HeldPair:
         return fingerprint(self.refresh_token)
 
     @property
+    def edge(self) -> Edge:
+        """This pair as a link of the chain that only the block may know."""
+        return Edge(used=self.used, fingerprint=self.fingerprint, promoted=True)
+
+    @property
     def api_domain(self) -> str | None:
         """The host that knows where a moved account is, as the token names it, unverified [D K/limitations]."""
         return read_claims(self.access_token).api_domain
@@ -95,9 +101,7 @@ class Vault:
         clock: Time and waiting.
     """
 
-    def __init__(
-        self, *, database: Database, blocks: ConnectionBlocks, sealer: Sealer, clock: Clock
-    ) -> None:
+    def __init__(self, *, database: Database, blocks: ConnectionBlocks, sealer: Sealer, clock: Clock) -> None:
         self._database = database
         self._blocks = blocks
         self._sealer = sealer
@@ -118,14 +122,10 @@ class Vault:
             outage = error
         known = await chain(self._database, connection.org)
         in_block = _from_block(block)
-        edges = [row.edge for row in known.rows]
-        if in_block is not None and in_block.fingerprint not in {edge.fingerprint for edge in edges}:
-            edges.append(Edge(used=in_block.used, fingerprint=in_block.fingerprint, promoted=True, number=0))
-        start = known.token_fingerprint or (in_block.fingerprint if in_block else None)
-        path = end_of_chain(start, edges)
+        path = known.path(*([in_block.edge] if in_block else []))
         if in_block is not None and (not path or path[-1] == in_block.fingerprint):
             return in_block
-        row = next((row for row in known.rows if path and row.fingerprint == path[-1]), None)
+        row = await get_pair(self._database, connection.org, path[-1]) if path else None
         if row is not None:
             return self._open(row)
         if in_block is not None:
@@ -134,22 +134,31 @@ class Vault:
         if outage is not None:
             raise outage
         raise NotConnectedError(
-            f"'{connection.org}' is known here, but its credentials are not on this Prefect server. Check PREFECT_API_URL, "
-            f"or connect it again: kommo connect {connection.org} --browser"
+            f"'{connection.org}' is known here, but its credentials are not on this Prefect server. Check "
+            f"PREFECT_API_URL, or connect it again: kommo connect {connection.org} --browser"
         )
 
-    async def spares(self, org: str, *, besides: HeldPair) -> list[HeldPair]:
+    async def spares(self, org: str) -> list[HeldPair]:
         """Pairs that were received and never used up, youngest first: what a repeated refresh may have left behind."""
         known = await chain(self._database, org)
-        used_up = {row.used for row in known.rows} | {besides.used, besides.fingerprint}
         found: list[HeldPair] = []
-        for row in sorted(known.rows, key=lambda row: row.id, reverse=True):
-            if row.dead_at is None and row.fingerprint not in used_up:
-                try:
-                    found.append(self._open(row))
-                except SealBrokenError:
-                    _log.warning("a spare pair of %s cannot be opened any more", org)
+        for name in known.spares():
+            row = await get_pair(self._database, org, name)
+            try:
+                found += [self._open(row)] if row else []
+            except SealBrokenError:
+                _log.warning("a spare pair of %s cannot be opened any more", org)
         return found
+
+    async def keep_first(self, org: str, pair: TokenPair, host: str) -> HeldPair:
+        """Make the pair of a new consent durable, before anything uses it; no connection points to it yet.
+
+        Raises:
+            StoreError: the database does not take it. The person who consents is still there to do it again.
+        """
+        held = HeldPair.of(pair, host, None)
+        await self._append(org, pair, held)
+        return held
 
     async def keep(self, connection: ConnectionRecord, pair: TokenPair, host: str) -> HeldPair:
         """Make a new pair durable: in the journal, or if that is down in the block; nothing uses it before (T2).
@@ -158,21 +167,10 @@ class Vault:
             PairNotSavedError: both were down for `KEEP_TRYING_SECONDS`; the pair is lost with this process.
         """
         held = HeldPair.of(pair, host, connection.account_id)
-        sealed = self._sealer.seal(pair.to_json())
         until, pause = self._clock.monotonic() + KEEP_TRYING_SECONDS, 0.1
         while True:
             try:
-                await append_pair(
-                    self._database,
-                    org=connection.org,
-                    used=pair.used,
-                    fingerprint=pair.fingerprint,
-                    sealed=sealed,
-                    host=host,
-                    account_id=held.account_id,
-                    expires_at=pair.expires_at,
-                    now=self._clock.now(),
-                )
+                await self._append(connection.org, pair, held)
             except (StoreError, OSError) as error:
                 _log.warning("the journal does not take a pair of %s: %s", connection.org, error)
             else:
@@ -185,8 +183,9 @@ class Vault:
                 return replace(held, in_block=True)
             if self._clock.monotonic() > until:
                 raise PairNotSavedError(
-                    f"Kommo gave '{connection.org}' a new pair of tokens, and for {KEEP_TRYING_SECONDS / 60:.0f} minutes neither "
-                    "the database nor Prefect took it. Start them, then refresh again; if Kommo refuses, authorize again."
+                    f"Kommo gave '{connection.org}' a new pair of tokens, and for {KEEP_TRYING_SECONDS / 60:.0f} "
+                    "minutes neither the database nor Prefect took it. Start them, then refresh again; if Kommo refuses, "
+                    "authorize again."
                 )
             await self._clock.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -208,16 +207,32 @@ class Vault:
         try:
             await promote(
                 self._database,
-                org=connection.org,
-                fingerprint=held.fingerprint,
+                connection.org,
+                held.fingerprint,
                 expires_at=held.expires_at,
                 host=held.host,
                 scopes=claims.scopes,
+                recovered=[
+                    integration_connected(connection.org, connection.account_id, connection.account_name)
+                ],
                 now=self._clock.now(),
             )
         except (StoreError, OSError) as error:
             _log.warning("the store is behind the block of %s: %s", connection.org, error)
         return held
+
+    async def _append(self, org: str, pair: TokenPair, held: HeldPair) -> None:
+        await append_pair(
+            self._database,
+            org=org,
+            used=pair.used,
+            fingerprint=pair.fingerprint,
+            sealed=self._sealer.seal(pair.to_json()),
+            host=held.host,
+            account_id=held.account_id,
+            expires_at=pair.expires_at,
+            now=self._clock.now(),
+        )
 
     def _open(self, row: JournalRow) -> HeldPair:
         pair = TokenPair.from_json(self._sealer.open(row.sealed))

@@ -31,6 +31,15 @@ def build_app() -> App:
         "deployments.cli.connect:connect", name="connect", help="Connect an org to its Kommo account."
     )
     app.command(
+        "deployments.cli.refresh:refresh", name="refresh", help="Refresh tokens before anybody misses them."
+    )
+    app.command("deployments.cli.refresh:disconnect", name="disconnect", help="Forget an org's tokens.")
+    keys = App(name="keys", help="Keys: those that seal tokens, and those of the gateway's callers.")
+    keys.command(
+        "deployments.cli.sealing:rotate", name="rotate", help="Seal the journal of tokens with a new key."
+    )
+    app.command(keys)
+    app.command(
         "deployments.cli.sync:sync", name="sync", help="Read an org's Kommo set-up and save what changed."
     )
     app.command(

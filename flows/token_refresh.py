@@ -1,0 +1,90 @@
+"""Token refresh: every connection whose access token ends soon gets a new pair, long before anybody misses it.
+
+The story: find what is due; refresh several at a time under the request budget, each under its own claim and by way of
+the journal; report what needs a person. One run serves thousands, because a run's start costs seconds (prefect-facts).
+"""
+
+import re
+from datetime import timedelta
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from blocks.settings import Settings
+from flows.parameters import Org
+from kommo.budget import Lane
+from kommo.clock import SystemClock
+from tasks.errors import RefreshRunFailedError
+from tasks.refresh_due import RefreshReport, RefreshSession, publish_refresh_report, refresh_due
+from tasks.session import open_database, open_refresher
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+Within = Annotated[
+    str,
+    Field(
+        title="Within",
+        description="Refresh connections whose access token ends within this time: a number and s, m, h or d.",
+        pattern=r"^[0-9]{1,5}[smhd]$",
+        examples=["6h", "30m"],
+    ),
+]
+
+
+def parse_span(text: str) -> timedelta:
+    """A span of time as a person writes it: `6h`, `30m`, `2d`, `90s`.
+
+    Raises:
+        ValueError: it is not written so.
+    """
+    if not re.fullmatch(r"[0-9]{1,5}[smhd]", text):
+        raise ValueError("A span of time is a number and s, m, h or d, as in 6h.")
+    return timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
+
+
+@flow(
+    name="token-refresh",
+    flow_run_name="refresh within {within}",
+    description="Give every connection whose access token ends soon a new pair; report those that need a person.",
+    persist_result=False,
+)
+async def token_refresh(
+    within: Within = "6h",
+    org: Annotated[
+        Org | None, Field(title="Only this org", description="Refresh this one, due or not.")
+    ] = None,
+    concurrency: Annotated[
+        int, Field(ge=1, le=128, title="Concurrency", description="How many connections at a time.")
+    ] = 16,
+) -> RefreshReport:
+    """Refresh what is due.
+
+    Args:
+        within: connections whose access token ends within this time are due.
+        org: only this one, due or not.
+        concurrency: how many at a time.
+
+    Returns:
+        What was refreshed, and what needs somebody.
+
+    Raises:
+        RefreshRunFailedError: not one of those that were due could be refreshed.
+    """
+    settings, clock = Settings(), SystemClock()
+    lane = Lane.ACTION if org else Lane.SYNC
+    async with (
+        open_database(settings) as database,
+        open_refresher(database, settings, lane=lane, clock=clock) as refresher,
+    ):
+        report = await refresh_due(
+            RefreshSession(database, refresher, clock),
+            within,
+            parse_span(within),
+            concurrency=concurrency,
+            org=org,
+        )
+    await publish_refresh_report(report)
+    if report.due and len(report.failures) == report.due:
+        raise RefreshRunFailedError(report)
+    return report

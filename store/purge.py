@@ -1,0 +1,37 @@
+"""Removing what is stored of an org: its snapshots, runs, tokens and connection."""
+
+from datetime import datetime
+
+from sqlalchemy import delete
+
+from store.audit import add_audit
+from store.claims import revoke_claim
+from store.database import Database
+from store.tables import metadata
+
+# The audit says that it was done, the outbox still has to tell the product, and the claim only counts.
+_KEPT = frozenset({"connection_audit", "outbox", "refresh_claim"})
+
+
+async def purge_org(db: Database, org: str, *, now: datetime) -> dict[str, int]:
+    """Remove everything of an org in one transaction, but the audit and what is still to be told to the product.
+
+    Args:
+        db: the store.
+        org: the product's tenant.
+        now: the present time.
+
+    Returns:
+        For each table how many rows were removed.
+    """
+    removed: dict[str, int] = {}
+    async with db.begin() as connection:
+        await revoke_claim(connection, org, now)
+        # Children before their parents: the reverse of the order in which tables can be made.
+        for table in reversed(metadata.sorted_tables):
+            if "org" in table.c and table.name not in _KEPT:
+                removed[table.name] = (
+                    await connection.execute(delete(table).where(table.c.org == org))
+                ).rowcount
+        await add_audit(connection, org, "purged", {"rows": sum(removed.values())}, now)
+    return removed

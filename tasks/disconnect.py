@@ -1,0 +1,133 @@
+"""Ending a connection: because a person says so, or because Kommo says that the integration was removed."""
+
+from pydantic import BaseModel
+
+from blocks.settings import Settings
+from kommo.client import KommoClient, StaticToken
+from kommo.clock import Clock, SystemClock
+from kommo.errors import ErrorKind, KommoError
+from kommo.hosts import parse_host
+from store.audit import AuditNote
+from store.connections import PAIR, ConnectionRecord, ConnectionState, get_connection, set_state
+from store.database import Database
+from store.purge import purge_org
+from store.token_journal import forget
+from tasks.credentials import PrefectBlocks
+from tasks.errors import NotConnectedError, ReauthorizationRequiredError
+from tasks.events import emit_org_event
+from tasks.outbox import integration_disconnected
+from tasks.readers import read_account
+from tasks.session import budget_of, load_connection, open_refresher
+
+
+class DisconnectReport(BaseModel):
+    """What ending a connection removed."""
+
+    org: str
+    purged: dict[str, int] | None = None
+    """Rows removed by table; None when snapshots and history were kept."""
+
+
+async def disconnect(
+    org: str, settings: Settings, *, database: Database, purge: bool = False, clock: Clock | None = None
+) -> DisconnectReport:
+    """End an org's connection: its tokens are forgotten here; snapshots and history stay unless purged.
+
+    Kommo offers no call to revoke a token: who wants that removes the integration in the account's settings.
+
+    Args:
+        org: the product's tenant.
+        settings: this installation.
+        database: an open database.
+        purge: remove the snapshots and the history, too.
+        clock: source of time.
+
+    Raises:
+        UnknownConnectionError: the org has no connection.
+        BlocksUnavailableError: Prefect does not answer; nothing was changed.
+    """
+    del settings
+    clock = clock or SystemClock()
+    await get_connection(database, org)
+    async with PrefectBlocks() as blocks:
+        await blocks.delete(org)
+    await _end(database, org, "A person disconnected it.", "disconnected_here", clock)
+    await forget(database, org)
+    purged = await purge_org(database, org, now=clock.now()) if purge else None
+    return DisconnectReport(org=org, purged=purged)
+
+
+async def confirm_uninstall(
+    org: str, settings: Settings, *, database: Database, clock: Clock | None = None
+) -> bool:
+    """Find out whether Kommo still takes the org's token, after its disable hook said that it would not.
+
+    The hook is signed without a time, so that an old one can be replayed [D K/oauth-20]: it is only a reason to ask.
+
+    Args:
+        org: the product's tenant.
+        settings: this installation.
+        database: an open database.
+        clock: source of time.
+
+    Returns:
+        Whether the connection is disconnected now.
+
+    Raises:
+        KommoError: it cannot be told: Kommo does not answer.
+    """
+    clock = clock or SystemClock()
+    connection = await get_connection(database, org)
+    if connection.state == ConnectionState.DISCONNECTED:
+        return True
+    if await _still_works(connection, settings, database, clock):
+        return False
+    await _end(database, org, "The integration was removed in Kommo.", "uninstalled", clock)
+    return True
+
+
+async def _still_works(
+    connection: ConnectionRecord, settings: Settings, database: Database, clock: Clock
+) -> bool:
+    if connection.token_kind == PAIR:
+        async with open_refresher(database, settings, clock=clock) as refresher:
+            try:
+                held = await refresher.held(connection)
+                if held.expires_at <= clock.now():  # its refusal would prove nothing
+                    held = (await refresher.fresh(connection.org)).pair
+            except (NotConnectedError, ReauthorizationRequiredError):
+                return False
+        token = held.access_token
+    else:
+        token = (await load_connection(connection.org)).access_token
+    client = KommoClient(
+        parse_host(connection.host, allow_loopback=settings.sandbox),
+        StaticToken(token),
+        budget=budget_of(database, settings),
+        account_key=f"account:{connection.account_id or connection.host}",
+        egress_key=f"egress:{settings.egress}",
+        clock=clock,
+    )
+    async with client:
+        try:
+            await read_account(client)
+        except KommoError as error:
+            if error.kind is ErrorKind.UNAUTHORIZED:
+                return False
+            raise
+    return True
+
+
+async def _end(database: Database, org: str, reason: str, code: str, clock: Clock) -> None:
+    changed = await set_state(
+        database,
+        org,
+        ConnectionState.DISCONNECTED,
+        reason,
+        reason_code=code,
+        events=[integration_disconnected(org, code, reason)],
+        audit=AuditNote("disconnected", {"reason": code}),
+        now=clock.now(),
+    )
+    if changed:
+        emit_org_event("kommo.connection.disconnected", org, {"reason": code, "message": reason})
