@@ -1,7 +1,8 @@
 """Serve the sync flows to a Prefect server: `python -m deployments.serve`.
 
-One process that polls for runs and executes them, for a small installation. It gives the Prefect UI two deployments:
-`full-crm-sync/on-demand`, for the UI's form, the API and the product, and `full-crm-sync-all/nightly`, by schedule.
+One process that polls for runs and executes them, for a small installation. It gives the Prefect UI three deployments:
+`full-crm-sync/on-demand`, for the UI's form, the API and the product, `connect-account/on-demand`, for the gateway, and
+`full-crm-sync-all/nightly`, by schedule.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import asyncio
 from prefect import aserve
 from prefect.schedules import Cron
 
+from flows.connect import connect_account
 from flows.fleet_sync import full_crm_sync_all
 from flows.full_sync import full_crm_sync
 
@@ -17,12 +19,17 @@ _RUNS_AT_A_TIME = 4
 
 
 async def main() -> None:
-    """Create both deployments and run them until interrupted."""
+    """Create the deployments and run them until interrupted."""
     await aserve(
         await full_crm_sync.ato_deployment(
             name="on-demand",
             tags=["kommo"],
             description="Sync one org, when somebody or something asks for it.",
+        ),
+        await connect_account.ato_deployment(
+            name="on-demand",
+            tags=["kommo"],
+            description="Announce and read an account that has just been connected; the gateway asks for it.",
         ),
         await full_crm_sync_all.ato_deployment(
             name="nightly",

@@ -26,9 +26,10 @@ from kommo.hosts import parse_host
 from store.connections import ConnectionRecord
 from store.database import Database
 from store.oauth_states import StateProblem, TakenState, peek_state, prune_states, put_state, take_state
-from store.outbox import OutboxEvent, add_events
+from store.outbox import add_events
 from tasks.connect import connect_with_code
 from tasks.errors import DataPlaneError, WrongAccountError
+from tasks.outbox import integration_error
 from tasks.redirects import is_allowed_redirect
 
 Mode = Literal["popup", "post_message"]
@@ -249,7 +250,7 @@ async def _exchanged(
         return await _ended(database, _outcome(Ending.WRONG_ACCOUNT, taken), clock)
     except KommoError as error:
         outcome = _outcome(ending_of(error), taken, waiting=error.retry_after)
-        return await _ended(database, outcome, clock, detail=error.kind.value)
+        return await _ended(database, outcome, clock, message=str(error))
     return _outcome(Ending.CONNECTED, taken, connection=connection)
 
 
@@ -261,26 +262,6 @@ def ending_of(error: KommoError) -> Ending:
         return Ending.WRONG_HOST
     passing = {ErrorKind.IP_BLOCKED, ErrorKind.BUDGET_BLOCKED, ErrorKind.UNEXPECTED_STATUS}
     return Ending.UNREACHABLE if error.retryable or error.kind in passing else Ending.REFUSED
-
-
-def integration_error(
-    org: str, reason: str, *, detail: str | None = None, account_id: int | None = None
-) -> OutboxEvent:
-    """What the product's analytics are told when connecting failed (product-contract.md, door 15).
-
-    Args:
-        org: The product's tenant.
-        reason: A word for programs.
-        detail: A further word for programs.
-        account_id: Kommo's id of the account, if it is known.
-    """
-    payload = {"provider": "kommo", "reason": reason, "detail": detail, "account_id": account_id}
-    return OutboxEvent(
-        type="integration_error",
-        org=org,
-        subject=org,
-        payload={name: value for name, value in payload.items() if value is not None},
-    )
 
 
 def _complete(callback: Callback, app: KommoApp) -> bool:
@@ -307,6 +288,13 @@ _ENDING_OF_STATE = {
 }
 
 
+_MESSAGES = {
+    Ending.DECLINED: "Access was declined on Kommo's consent page.",
+    Ending.WRONG_HOST: "What came back did not name an address of Kommo; nothing was sent there.",
+    Ending.WRONG_ACCOUNT: "Access was given to another Kommo account than the one that the org is connected to.",
+}
+
+
 def _outcome(
     ending: Ending,
     state: TakenState,
@@ -318,11 +306,13 @@ def _outcome(
     return Outcome(ending, state.org, mode, state.return_to, connection, waiting)
 
 
-async def _ended(database: Database, outcome: Outcome, clock: Clock, *, detail: str | None = None) -> Outcome:
+async def _ended(
+    database: Database, outcome: Outcome, clock: Clock, *, message: str | None = None
+) -> Outcome:
     """Tell the product that it came to nothing."""
     if outcome.org is not None:
+        event = integration_error(outcome.org, outcome.ending.value, message or _MESSAGES[outcome.ending])
         async with database.begin() as connection:
-            event = integration_error(outcome.org, outcome.ending.value, detail=detail)
             await add_events(connection, [event], clock.now())
     return outcome
 

@@ -17,10 +17,11 @@ from kommo.hosts import Host
 from store.connections import ConnectionRecord, ConnectionState, find_connections
 from store.database import Database
 from store.outbox import add_events
-from tasks.authorize import ending_of, integration_error
+from tasks.authorize import Ending, ending_of
 from tasks.connect import connect_with_code
 from tasks.disconnect import confirm_uninstall
 from tasks.errors import DataPlaneError, WrongAccountError
+from tasks.outbox import integration_error
 
 UNKNOWN_INSTALL = "widget_install_unknown_account"
 _WORKING = frozenset({ConnectionState.CONNECTED, ConnectionState.REFRESHING, ConnectionState.DEGRADED})
@@ -69,11 +70,10 @@ async def reconnect_installed(
     try:
         return await connect_with_code(org, host, code, settings, database=database, app=app, clock=clock)
     except (KommoError, WrongAccountError) as error:
-        reason = ending_of(error).value if isinstance(error, KommoError) else "wrong_account"
+        ending = ending_of(error) if isinstance(error, KommoError) else Ending.WRONG_ACCOUNT
+        event = integration_error(org, ending.value, f"An install by the widget was not taken. {error}")
         async with database.begin() as connection:
-            await add_events(
-                connection, [integration_error(org, reason, detail="widget_install")], clock.now()
-            )
+            await add_events(connection, [event], clock.now())
         raise
 
 

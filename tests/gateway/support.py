@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -158,6 +159,11 @@ async def forget_blocks(*orgs: str) -> None:
             await KommoConnection.adelete(block_name(org))
 
 
+def _no_cookies() -> CookieJar:
+    """A jar that takes nothing: which browser brings a callback is for the tests to say."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+
+
 @asynccontextmanager
 async def running_house(
     settings: Settings, kommo: Sandbox, listening: socket.socket, clock: Clock | None = None
@@ -173,7 +179,7 @@ async def running_house(
         _, key = await make_api_key(services.database, "acme only", ["acme"])
         async with (
             served(create_app(settings, services=services), listening) as url,
-            httpx.AsyncClient(base_url=url, timeout=30) as product,
+            httpx.AsyncClient(base_url=url, timeout=30, cookies=_no_cookies()) as product,
         ):
             yield House(
                 url,

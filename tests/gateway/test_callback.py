@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import cast
+from urllib.parse import urlencode
 
 import pytest
 
@@ -83,10 +84,8 @@ async def test_a_foreign_client_id_or_a_doubled_parameter_is_an_invalid_request(
     query = house.code_query(consent.state)
     answer = await house.come_back(consent, query | {"client_id": "somebody-else"})
     assert (answer.status_code, answer.json()) == (400, {"error": "Invalid request"})
-    doubled = [*query.items(), ("referer", "evil.com")]
-    answer = await house.product.get(
-        CALLBACK, params=doubled, headers={"Cookie": f"{consent.cookie}={consent.secret}"}
-    )
+    doubled = f"{CALLBACK}?{urlencode(query)}&referer=evil.com"
+    answer = await house.product.get(doubled, headers={"Cookie": f"{consent.cookie}={consent.secret}"})
     assert (answer.status_code, answer.json()) == (400, {"error": "Invalid request"})
     assert house.requests() == 0
 

@@ -85,7 +85,7 @@ async def test_without_a_domain_the_product_is_told_so(house: House) -> None:
     "headers",
     [
         {},
-        {"Authorization": "Bearer "},
+        {"Authorization": "Bearer"},
         {"Authorization": "Bearer kdp_wrong"},
         {"Authorization": "Basic a2RwOng="},
         {"Authorization": f"Bearer kdp_{'a' * 5000}"},

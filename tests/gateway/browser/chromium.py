@@ -99,7 +99,7 @@ class Tab:
             mobile=width < 500,
         )
         shot = await self.call("Page.captureScreenshot", format="png")
-        path.write_bytes(base64.b64decode(shot["data"]))
+        await asyncio.to_thread(path.write_bytes, base64.b64decode(shot["data"]))
 
 
 class ProtocolError(Exception):
