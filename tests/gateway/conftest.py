@@ -26,7 +26,10 @@ async def house(
     del installation, prefect_api  # they are in the environment
     with open_socket() as listening:
         redirect_uri = f"http://127.0.0.1:{listening.getsockname()[1]}{CALLBACK}"
-        async with running_sandbox(quiet_config(accounts=2, redirect_uri=redirect_uri)) as kommo:
+        config = quiet_config(
+            accounts=2, leads=2, contacts=2, companies=1, talks=2, redirect_uri=redirect_uri
+        )
+        async with running_sandbox(config) as kommo:
             integration = kommo.world.integration
             integration.client_secret = CLIENT_SECRET
             for name, value in {
