@@ -29,7 +29,7 @@ class Ready(BaseModel):
     integration: Literal["ok", "failing"] = Field(description="Client id, secret and redirect URI are known.")
 
 
-@router.get("/healthz", summary="Is it alive?")
+@router.get("/healthz", summary="Is it alive?", response_description="It is.")
 async def healthz() -> Alive:
     """Whether the process answers at all; looks at nothing else."""
     return Alive()
@@ -38,6 +38,7 @@ async def healthz() -> Alive:
 @router.get(
     "/readyz",
     summary="Can it do its work?",
+    response_description="It can.",
     responses={503: {"model": Ready, "description": "Something that the work needs is failing."}},
 )
 async def readyz(request: Request, response: Response) -> Ready:

@@ -32,6 +32,7 @@ class Received(BaseModel):
     "/api/v1/crm/kommo/disabled",
     summary="Hear of an uninstall",
     response_model=Received,
+    response_description="Signed by Kommo, and being looked into.",
     responses=seed_errors(
         bad=(400, "A parameter is missing.", ["Invalid request"]),
         forged=(401, "The signature does not fit.", ["Invalid signature"]),

@@ -80,6 +80,7 @@ class ConnectionStatus(BaseModel):
     "/api/v1/orgs/{org}/connection",
     summary="How an org's connection stands",
     response_model=ConnectionStatus,
+    response_description="How it stands at this moment.",
     responses=problems(
         bad=(
             400,

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import re
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -159,6 +160,19 @@ async def forget_blocks(*orgs: str) -> None:
             await KommoConnection.adelete(block_name(org))
 
 
+def _documented(url: str) -> Callable[[httpx.Response], Awaitable[None]]:
+    """Every status that a test gets from a door must be in the OpenAPI document."""
+    paths = create_app().openapi()["paths"]
+
+    async def check(answer: httpx.Response) -> None:
+        request = answer.request
+        path = re.sub("/orgs/[^/]+/", "/orgs/{org}/", request.url.path)
+        if str(request.url).startswith(url) and request.method == "GET" and path in paths:
+            assert str(answer.status_code) in paths[path]["get"]["responses"], (path, answer.status_code)
+
+    return check
+
+
 def _no_cookies() -> CookieJar:
     """A jar that takes nothing: which browser brings a callback is for the tests to say."""
     return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
@@ -181,6 +195,7 @@ async def running_house(
             served(create_app(settings, services=services), listening) as url,
             httpx.AsyncClient(base_url=url, timeout=30, cookies=_no_cookies()) as product,
         ):
+            product.event_hooks["response"].append(_documented(url))
             yield House(
                 url,
                 settings,
