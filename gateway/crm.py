@@ -5,6 +5,7 @@ here.
 """
 
 import asyncio
+import logging
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -16,6 +17,7 @@ from gateway.access import Caller, NamedOrg, authorized_org, org_on_whose_behalf
 from gateway.answers import Refusal, seed_errors
 from gateway.callback import answer
 from gateway.hooks import take_install
+from gateway.middleware import reference_of
 from gateway.services import NOT_SET_UP, Services, app_of, services_of
 from kommo.errors import HostNotAllowed
 from tasks.authorize import (
@@ -33,6 +35,8 @@ from tasks.authorize import (
 )
 
 _ONCE = ("code", "state", "referer", "client_id", "error", "from_widget")
+
+_log = logging.getLogger("gateway")
 
 router = APIRouter(tags=["Connecting"])
 
@@ -208,6 +212,13 @@ async def callback(
     work = asyncio.ensure_future(_finished(services, brought, bringer, app))
     services.background.adopt(work)
     outcome = await asyncio.shield(work)
+    _log.info(
+        "%s: connecting %s ended: %s%s",
+        reference_of(request.scope),
+        outcome.org or "an unknown org",
+        outcome.ending.value,
+        f". {outcome.message}" if outcome.message else "",
+    )
     return answer(request, outcome, app)
 
 

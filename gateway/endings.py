@@ -111,7 +111,8 @@ ENDINGS: Mapping[Ending, Told] = MappingProxyType(
         Ending.REFUSED: Told(
             400, _TOKENS, Tone.BAD,
             "Kommo did not accept the connection",
-            "Kommo refused the code that it had given, or the user who allowed access may not. Nothing was connected.",
+            "Either Kommo's one-time code was no longer good, or the user who pressed Allow has no right to do so. "
+            "Nothing was connected.",
             "Start again from the app, as an administrator of the Kommo account.",
         ),
         Ending.MISCONFIGURED: Told(

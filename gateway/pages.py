@@ -91,7 +91,9 @@ def page(
         f"<p>{escape(told.what)}</p></div>",
         f'<p class="next">{escape(told.next)}</p>',
         f'<a href="{escape(back)}" rel="noreferrer">Back to the app</a>' if back else "",
-        "" if told.tone is Tone.GOOD else f"<footer>Reference <code>{escape(reference)}</code></footer>",
+        ""
+        if told.tone is Tone.GOOD
+        else f"<footer>For questions, quote <code>{escape(reference)}</code></footer>",
     ]
     script = _FORGET
     data = ""

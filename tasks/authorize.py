@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Literal
@@ -109,6 +109,7 @@ class Outcome:
         return_to: Where the person asked to be sent.
         connection: The connection, if there is one now.
         waiting: Seconds after which it may be tried again, where Kommo said so.
+        message: Why, as a sentence for whoever runs this.
     """
 
     ending: Ending
@@ -117,6 +118,7 @@ class Outcome:
     return_to: str | None = None
     connection: ConnectionRecord | None = None
     waiting: float | None = None
+    message: str | None = None
 
 
 async def begin_authorization(
@@ -310,8 +312,9 @@ async def _ended(
     database: Database, outcome: Outcome, clock: Clock, *, message: str | None = None
 ) -> Outcome:
     """Tell the product that it came to nothing."""
+    outcome = replace(outcome, message=message or _MESSAGES[outcome.ending])
     if outcome.org is not None:
-        event = integration_error(outcome.org, outcome.ending.value, message or _MESSAGES[outcome.ending])
+        event = integration_error(outcome.org, outcome.ending.value, outcome.message or "")
         async with database.begin() as connection:
             await add_events(connection, [event], clock.now())
     return outcome

@@ -199,7 +199,7 @@ async def test_without_an_address_of_the_product_the_person_sees_that_it_worked(
     (await stage.house.services.app()).app_url = ""
     await tab.press(ALLOW)
     text = await stage.ends(tab, "connected", "Kommo is connected", stage.house.acme.host)
-    assert "Reference" not in text
+    assert "quote" not in text
 
 
 class _Later(SystemClock):
