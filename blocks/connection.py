@@ -4,7 +4,6 @@ A block is written only by whoever connects or refreshes; nobody else may save i
 no compare-and-set (prefect-facts: ten concurrent saves keep one).
 """
 
-import re
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -16,27 +15,8 @@ from kommo.budget import RateBudget
 from kommo.client import KommoClient, StaticToken, TokenSource
 from kommo.hosts import parse_host
 
-_ORG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
-_BLOCK_PREFIX = "org-"
 LONG_LIVED: Literal["long_lived"] = "long_lived"
 PAIR: Literal["pair"] = "pair"
-
-
-def block_name(org: str) -> str:
-    """Name of the connection block of an org.
-
-    Args:
-        org: the product's tenant id: lower-case letters, digits and dashes, at most 100 characters.
-
-    Raises:
-        ValueError: the org cannot be a block name.
-    """
-    if len(org) > 100 or not _ORG.fullmatch(org):
-        raise ValueError(
-            "An org is written in lower-case letters, digits and single dashes (at most 100 characters), "
-            "as in 'acme' or 'acme-eu-2'."
-        )
-    return f"{_BLOCK_PREFIX}{org}"
 
 
 class KommoConnection(CredentialsBlock):

@@ -1,17 +1,13 @@
 """`KommoDatabase`: where the project's own tables live. Never the database of Prefect itself (prefect-facts §10.3)."""
 
-import logging
 from contextlib import AbstractAsyncContextManager
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from prefect.blocks.core import Block
-from prefect.settings import PREFECT_API_URL
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr
 
 from blocks.settings import Settings
 from store.database import Database
-
-DEFAULT_NAME = "default"
 
 
 class KommoDatabase(Block):
@@ -50,23 +46,3 @@ class KommoDatabase(Block):
         settings = settings or Settings()
         url = self.url.get_secret_value() or settings.embedded_database_url
         return Database.open(url, schema=self.schema_name)
-
-
-async def find_database(settings: Settings | None = None) -> AbstractAsyncContextManager[Database]:
-    """The database of this installation, to be opened by `async with`.
-
-    The first that is there wins: `KOMMO_DATABASE_URL`; the `KommoDatabase` block called `default`, looked up only
-    where a Prefect server is configured (an embedded one would have to be started to ask it); the SQLite file in
-    the user's data folder. The command line and the flows ask here, so that they never disagree.
-    """
-    settings = settings or Settings()
-    if settings.database_url is not None:
-        return Database.open(settings.database_url.get_secret_value(), schema=settings.database_schema)
-    if PREFECT_API_URL.value():
-        try:
-            block = cast("KommoDatabase", await KommoDatabase.aload(DEFAULT_NAME))
-        except ValueError:
-            logging.getLogger(__name__).debug("no KommoDatabase block named %r", DEFAULT_NAME)
-        else:
-            return block.get_database(settings)
-    return Database.open(settings.embedded_database_url, schema=settings.database_schema)

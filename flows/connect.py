@@ -15,9 +15,9 @@ from flows.parameters import Org
 from store.connections import get_connection
 from tasks.disconnect import DisconnectReport, disconnect
 from tasks.events import emit_org_event
+from tasks.installation import open_database
 from tasks.reports import SyncReport
 from tasks.scopes import Scope
-from tasks.session import open_database
 
 
 @flow(

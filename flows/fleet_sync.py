@@ -12,9 +12,9 @@ from blocks.settings import Settings
 from flows.full_sync import full_crm_sync
 from flows.parameters import ScopeParameter
 from tasks.errors import FleetSyncFailedError, sentence_of
+from tasks.installation import open_database
 from tasks.reports import FleetReport, SyncReport
 from tasks.scopes import Scope
-from tasks.session import open_database
 from tasks.status import fleet_status
 
 _SYNCABLE = frozenset({"connected", "degraded"})

@@ -16,8 +16,9 @@ from flows.parameters import Org
 from kommo.budget import Lane
 from kommo.clock import SystemClock
 from tasks.errors import RefreshRunFailedError
+from tasks.installation import open_database
 from tasks.refresh_due import RefreshReport, RefreshSession, publish_refresh_report, refresh_due
-from tasks.session import open_database, open_refresher
+from tasks.session import open_refresher
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 

@@ -237,6 +237,8 @@ def _address(data: Any, *, allow_loopback: bool) -> MovedAddress | str:  # noqa:
     try:
         host = parse_host(domain, allow_loopback=allow_loopback)
     except HostNotAllowed:
+        host = None
+    if host is None or host.name != domain.strip().lower():  # a bare name would be guessed to be at kommo.com
         return "it names a domain that no account has"
     account_id = data.get("id")
     known = isinstance(account_id, int) and not isinstance(account_id, bool) and 0 < account_id < 2**63

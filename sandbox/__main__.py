@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sandbox.config import LimitSettings, SandboxConfig
+from sandbox.config import FULL_ACCOUNTS, LimitSettings, SandboxConfig
 from sandbox.server import Sandbox, running_sandbox
 
 
@@ -33,6 +33,9 @@ def _config(arguments: argparse.Namespace) -> SandboxConfig:
         limits=limits,
         refresh_mode=arguments.refresh,
         redirect_uri=arguments.redirect_uri,
+        client_id=arguments.client_id,
+        client_secret=arguments.client_secret,
+        disable_hook=arguments.disable_hook,
         max_batch=arguments.max_batch,
     )
 
@@ -60,7 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--refresh", choices=("grace", "dead"), default="grace", help="fate of a used refresh token"
     )
-    parser.add_argument("--redirect-uri", default=default.redirect_uri)
+    parser.add_argument("--redirect-uri", default=default.redirect_uri, help="of the integration")
+    parser.add_argument("--client-id", default="", help="of the integration; made from the seed if left out")
+    parser.add_argument(
+        "--client-secret", default="", help="of the integration; made from the seed if left out"
+    )
+    parser.add_argument("--disable-hook", default="", help="URL told of an uninstall")
     parser.add_argument("--max-batch", type=int, default=0, help="bigger writes are answered 504; 0 = never")
     parser.add_argument("--json", action="store_true", help="print the ready line as JSON")
     return parser
@@ -73,32 +81,39 @@ def ready_line(sandbox: Sandbox, *, as_json: bool) -> str:
         sandbox: The running sandbox.
         as_json: One line of JSON instead of lines for people.
     """
-    integration = sandbox.world.integration
+    integration, shown = sandbox.world.integration, sandbox.accounts[:FULL_ACCOUNTS]
     if as_json:
         return json.dumps(
             {
                 "ready": True,
                 "url": sandbox.url,
                 "port": sandbox.port,
-                "accounts": [asdict(known) for known in sandbox.accounts],
+                "www": sandbox.www,
+                "accounts": [asdict(known) for known in shown],
+                "account_count": len(sandbox.world.accounts),
                 "integration": {
                     "client_id": integration.client_id,
                     "client_secret": integration.client_secret,
                     "redirect_uri": integration.redirect_uri,
-                    "authorize_url": f"http://www.localhost:{sandbox.port}/oauth",
+                    "disable_hook": integration.disable_hook,
+                    "authorize_url": f"{sandbox.www}/oauth",
                 },
             }
         )
     lines = [f"sandbox ready at {sandbox.url}"]
-    for known in sandbox.accounts:
+    for known in shown:
         lines += [
             f"  {known.host}  account {known.account_id}",
             f"    admin token:     {known.admin_token}",
             f"    non-admin token: {known.plain_token}",
         ]
+    if len(shown) < len(sandbox.world.accounts):
+        lines.append(
+            f"  and so on: {len(sandbox.world.accounts)} accounts, see {sandbox.url}/_sandbox/accounts"
+        )
     lines += [
         f"  integration {integration.client_id}  secret {integration.client_secret}",
-        f"    authorize at http://www.localhost:{sandbox.port}/oauth, redirects to {integration.redirect_uri}",
+        f"    authorize at {sandbox.www}/oauth, redirects to {integration.redirect_uri}",
     ]
     return "\n".join(lines)
 

@@ -4,14 +4,16 @@ Order of the checks, as far as it can be seen from outside: what a gateway does 
 limits), then the token (401), the plan (402), the path (404, 405), the rights (403), the body (400).
 """
 
+import re
 import time
 import traceback
-from urllib.parse import parse_qsl
 
-from sandbox import errors, oauth_pages
+from sandbox import consent_page, errors, oauth_pages
+from sandbox.accounts import Card
 from sandbox.call import Call, Quirks
 from sandbox.control import Control
 from sandbox.faults import GATEWAY, Rule, damaged, gateway_answer, quirks_of
+from sandbox.oauth_pages import TOKEN_PATH
 from sandbox.requestlog import Entry
 from sandbox.router import resolve
 from sandbox.state import Account, Record
@@ -21,6 +23,7 @@ from sandbox.world import World
 
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
 _NO_ACCOUNT = {"", "www"}
+_KNOWS_ADDRESSES = re.compile(r"api-[a-z]")
 
 
 class App:
@@ -42,8 +45,11 @@ class App:
             return self.control.handle(request)
         started = time.perf_counter()
         label = _label(request)
-        account = self.world.account_named(label) if label else self._by_token(request)
+        account = self.world.accounts.named(label) if label else self._by_token(request)
+        self.world.oauth.newest = None
         response, fault, counted = self._answer(request, label, account)
+        if request.path == TOKEN_PATH and request.method == "POST":
+            oauth_pages.write_down(self.world, request, account, response, fault)
         self.world.log.entries.append(
             Entry(
                 arrived=request.arrived,
@@ -61,7 +67,7 @@ class App:
         return response
 
     def _answer(
-        self, request: Request, label: str, account: Account | None
+        self, request: Request, label: str, account: Card | None
     ) -> tuple[Response, str | None, bool]:
         """Answer, kind of the fault that struck, and whether the request took a place in the rate window."""
         limiter = self.world.limiter
@@ -84,21 +90,32 @@ class App:
             response = errors.internal_error()
         return damaged(response, rules), fault, True
 
-    def _serve(self, request: Request, label: str, account: Account | None, rules: list[Rule]) -> Response:
-        path = request.path
+    def _serve(self, request: Request, label: str, account: Card | None, rules: list[Rule]) -> Response:
         known_host = account is not None or not label
-        if path == "/oauth2/access_token" and known_host:
-            return self._token(request, account)
-        if path == "/oauth2/account/current/subdomain":
-            return oauth_pages.current_subdomain(self.world, request)
-        if path == "/oauth" and label in _NO_ACCOUNT:
-            return oauth_pages.consent(self.world, request)
-        if not path.startswith("/api/v4/") or not known_host:
+        if request.path.startswith("/oauth"):
+            answer = self._oauth(request, label, account)
+            if answer is not None:
+                return answer
+        if not request.path.startswith("/api/v4/") or not known_host:
             return errors.not_found(request.method, _url(request))
         token = self.world.tokens.find(_bearer(request))
         if token is None or account is None or token.account_id != account.id:
             return errors.unauthorized()
-        return self._call(request, account, token, rules)
+        return self._call(request, self.world.accounts.built(account), token, rules)
+
+    def _oauth(self, request: Request, label: str, account: Card | None) -> Response | None:
+        """What is served outside the API, with other hosts and other keys; None = nothing of the kind."""
+        path, meant = request.path, account if label else None
+        known_host = account is not None or not label
+        if path == TOKEN_PATH and known_host:
+            return oauth_pages.token(self.world, request, meant)
+        if path == "/oauth2/account/current/subdomain" and (known_host or _KNOWS_ADDRESSES.fullmatch(label)):
+            return oauth_pages.current_subdomain(self.world, request, meant)
+        if path == "/oauth2/account/subdomain" and label in _NO_ACCOUNT:
+            return oauth_pages.old_subdomain(request, self._by_token(request))
+        if path == "/oauth" and label in _NO_ACCOUNT:
+            return consent_page.consent(self.world, request)
+        return None
 
     def _call(self, request: Request, account: Account, token: AccessToken, rules: list[Rule]) -> Response:
         user = _acting_user(account, token, request.headers.get("x-context-user-id"))
@@ -115,16 +132,9 @@ class App:
         quirks = quirks_of(rules, account.top_domain, account.subdomain) if rules else Quirks()
         return route.handler(Call(self.world, account, user, token.scopes, request, params, quirks))
 
-    def _token(self, request: Request, account: Account | None) -> Response:
-        if request.method != "POST":
-            return errors.method_not_allowed()
-        return oauth_pages.token(
-            self.world, request, account, dict(parse_qsl(request.body.decode("latin-1")))
-        )
-
-    def _by_token(self, request: Request) -> Account | None:
+    def _by_token(self, request: Request) -> Card | None:
         token = self.world.tokens.find(_bearer(request))
-        return self.world.account_with_id(token.account_id) if token else None
+        return self.world.accounts.with_id(token.account_id) if token else None
 
 
 def _acting_user(account: Account, token: AccessToken, context: str | None) -> Record | None:

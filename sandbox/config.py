@@ -14,6 +14,10 @@ SCOPES = (
 )
 
 
+FULL_ACCOUNTS = 16
+"""Accounts beyond these hold a handful of records only, and no custom fields beyond one of every type."""
+
+
 @dataclass(frozen=True)
 class LimitSettings:
     """How the stand-in throttles.
@@ -43,6 +47,7 @@ class SandboxConfig:
         host: Address to listen on; only loopback makes sense.
         port: 0 takes any free port.
         accounts: How many accounts; the first four are acme, globex, romashka, initech, each with its own flavour.
+            Those beyond `FULL_ACCOUNTS` are tiny; thousands are no trouble.
         leads: Leads per account.
         contacts: Contacts per account.
         companies: Companies per account.
@@ -53,6 +58,9 @@ class SandboxConfig:
         refresh_mode: "grace": a used refresh token works until the new pair is used [D K/oauth-20];
             "dead": it dies at once [D A].
         redirect_uri: Redirect URI of the default integration.
+        client_id: Its id; empty = one made from the seed.
+        client_secret: Its secret key; empty = one made from the seed.
+        disable_hook: URL that it wants to be told of an uninstall at, or empty.
         max_batch: A write of more elements than this is answered with 504 by the gateway; 0 = never.
         faults_seed: Seed of the dice that decide about faults.
     """
@@ -69,5 +77,8 @@ class SandboxConfig:
     limits: LimitSettings = field(default_factory=LimitSettings)
     refresh_mode: Literal["grace", "dead"] = "grace"
     redirect_uri: str = "http://127.0.0.1:8000/oauth/callback"
+    client_id: str = ""
+    client_secret: str = ""
+    disable_hook: str = ""
     max_batch: int = 0
     faults_seed: int = 1

@@ -3,43 +3,41 @@
 Bodies and answers are JSON; `account` is a subdomain or id and defaults to the first one. A wrong body is answered 400
 `{"error": "<sentence>"}`.
 
-    GET    accounts                          hosts and long-lived tokens
+    GET    accounts?first=                   hosts and long-lived tokens, of the first so many
     GET    state?account=&include=leads,…    everything the API would show
     POST   change        {account, change, …}            see sandbox.changes
     POST   faults        {kind, rate, times, …} or a list   see sandbox.faults.Rule; GET lists, DELETE clears
-    POST   clock         {advance: seconds} | {reset: true}
+    POST   clock         {advance: seconds} | {at: unix seconds} | {reset: true}
     POST   limits        {per_ip, per_account, retry_after, html, block_after, block_window}
     POST   block, unblock   {ip}
     POST   plan          {account, paid, chats_tariff, chats_quota}
     POST   tokens        {account, user_id, scopes, seconds}   another access token
-    POST   revoke        {account, client_id, token}     without token: everything
+    POST   revoke        {account | accounts, client_id, token}   without token: everything
     POST   rename        {account, subdomain}
     POST   integrations  {client_id, client_secret, redirect_uri, scopes, disable_hook}; GET lists
-    POST   authorize     {account, client_id, state}     what Allow leads to, without a browser
+    POST   authorize     {account, client_id, state, user_id}   what Allow leads to, without a browser
+    POST   pairs         {accounts: [...] | number | "all", client_id, age}   token pairs without any consent, fast
+    GET    oauth?account=                    calls of the token endpoint, also per account and per token; DELETE clears
+    POST   alive         {fingerprints: [...]} | {accounts: [...] | number | "all"}   refresh tokens that would be taken
     POST   refresh_mode  {mode: grace | dead}
     POST   widget        {account, client_id}            server-side call of the redirect URI
     POST   uninstall     {account, client_id}            revoke, then the signed disable hook
     GET    requests, windows; DELETE requests            the log and its one-second maxima
 """
 
-import hashlib
-import hmac
 import json
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Coroutine
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import urlencode
 
-from sandbox import changes, oauth_pages, outbound, render
-from sandbox.config import SCOPES
-from sandbox.oauth import Integration
+from sandbox import changes, render
+from sandbox.control_oauth import Action, OAuthControl, card_of
 from sandbox.state import FIELD_ENTITIES, Account, Record
 from sandbox.wire import JSON, Answer, Request, Response, dumps
 from sandbox.world import World
 
 _ALL = frozenset({"contacts", "leads", "customers", "loss_reason", "role", "group"})
-_WIDGET_SECONDS = 3.0  # [D K/authorization-public]
-_Action = Callable[[Any], object]
 
 
 class Control:
@@ -51,7 +49,7 @@ class Control:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._actions: dict[tuple[str, str], _Action] = {
+        self._actions: dict[tuple[str, str], Action] = {
             ("GET", "accounts"): self._accounts,
             ("GET", "state"): self._state,
             ("POST", "change"): self._change,
@@ -63,15 +61,7 @@ class Control:
             ("POST", "block"): lambda body: world.limiter.blocked.add(body.get("ip", "127.0.0.1")),
             ("POST", "unblock"): lambda body: world.limiter.unblock(body.get("ip", "127.0.0.1")),
             ("POST", "plan"): self._plan,
-            ("POST", "tokens"): self._issue,
-            ("POST", "revoke"): self._revoke,
-            ("POST", "rename"): lambda body: world.rename(self._account(body), str(body["subdomain"])),
-            ("GET", "integrations"): lambda _: [asdict(known) for known in world.oauth.integrations.values()],
-            ("POST", "integrations"): self._integrate,
-            ("POST", "authorize"): self._authorize,
-            ("POST", "refresh_mode"): self._refresh_mode,
-            ("POST", "widget"): self._widget,
-            ("POST", "uninstall"): self._uninstall,
+            **OAuthControl(world).actions,
             ("GET", "requests"): lambda _: world.log.shown(),
             ("DELETE", "requests"): lambda _: world.log.entries.clear(),
             ("GET", "windows"): lambda _: world.log.windows(),
@@ -93,29 +83,20 @@ class Control:
         return _json({"ok": True} if result is None or result is True else result)
 
     def _account(self, body: Record) -> Account:
-        name = str(body.get("account") or self._world.accounts[0].subdomain)
-        found = self._world.account_named(name)
-        if found is None:
-            raise LookupError(f"no account {name!r}")
-        return found
-
-    def _integration(self, body: Record) -> Integration:
-        client_id = body.get("client_id") or self._world.integration.client_id
-        return self._world.oauth.integrations[client_id]
+        return self._world.accounts.built(card_of(self._world, body))
 
     def _accounts(self, body: Record) -> list[Record]:
-        del body
         tokens = self._world.long_lived
         return [
             {
-                "subdomain": account.subdomain,
-                "host": account.host,
-                "account_id": account.id,
-                "flavour": account.flavour,
-                "admin_token": tokens[account.id]["admin"],
-                "plain_token": tokens[account.id]["plain"],
+                "subdomain": card.subdomain,
+                "host": card.host,
+                "account_id": card.id,
+                "flavour": card.flavour,
+                "admin_token": tokens[card.id]["admin"],
+                "plain_token": tokens[card.id]["plain"],
             }
-            for account in self._world.accounts
+            for card in self._world.accounts.cards[: int(body["first"]) if "first" in body else None]
         ]
 
     def _state(self, body: Record) -> Record:
@@ -156,10 +137,12 @@ class Control:
         return [asdict(rule) for rule in self._world.faults.rules]
 
     def _clock(self, body: Record) -> Record:
-        self._world.clock_offset = (
-            0.0 if body.get("reset") else self._world.clock_offset + float(body["advance"])
-        )
-        return {"now": self._world.now(), "offset": self._world.clock_offset}
+        world = self._world
+        if "at" in body:
+            world.clock_offset = float(body["at"]) - time.time()
+        else:
+            world.clock_offset = 0.0 if body.get("reset") else world.clock_offset + float(body["advance"])
+        return {"now": world.now(), "offset": world.clock_offset}
 
     def _limits(self, body: Record) -> Record:
         self._world.limiter.configure(**body)
@@ -175,65 +158,6 @@ class Control:
             "chats_tariff": account.chats_tariff,
             "chats_quota": account.chats_quota,
         }
-
-    def _issue(self, body: Record) -> Record:
-        account = self._account(body)
-        token = self._world.tokens.issue(
-            account,
-            int(body.get("user_id", account.admin_id)),
-            self._integration(body).client_id,
-            body.get("scopes", SCOPES),
-            seconds=int(body.get("seconds", 86_400)),
-        )
-        return {"access_token": token.value, "expires_at": token.expires_at}
-
-    def _revoke(self, body: Record) -> Record:
-        account = self._account(body)
-        return {"revoked": self._world.oauth.revoke(account.id, body.get("client_id"), body.get("token"))}
-
-    def _integrate(self, body: Record) -> Record:
-        known = self._world.oauth.integrations.get(
-            str(body.get("client_id") or self._world.integration.client_id)
-        )
-        base = asdict(known) if known else asdict(self._world.integration)
-        made = Integration(**(base | body | {"scopes": tuple(body.get("scopes", base["scopes"]))}))
-        if made.client_id == self._world.integration.client_id:
-            self._world.integration = made
-        return asdict(self._world.oauth.add_integration(made))
-
-    def _authorize(self, body: Record) -> Record:
-        """What pressing Allow would lead to, without a browser."""
-        account, integration = self._account(body), self._integration(body)
-        url = oauth_pages.callback_url(self._world, integration, account, str(body.get("state", "")))
-        return {
-            "callback_url": url,
-            "code": url.partition("code=")[2].partition("&")[0],
-            "host": account.host,
-        }
-
-    def _refresh_mode(self, body: Record) -> Record:
-        if body["mode"] not in {"grace", "dead"}:
-            raise ValueError("mode must be grace or dead")
-        self._world.oauth.mode = body["mode"]
-        return {"mode": self._world.oauth.mode}
-
-    async def _widget(self, body: Record) -> Record:
-        """A widget install: the server itself calls the redirect URI, 3 s, answer not looked at [D]."""
-        url = oauth_pages.callback_url(
-            self._world, self._integration(body), self._account(body), "", widget=True
-        )
-        return {"callback_url": url, "status": await outbound.get(url, _WIDGET_SECONDS)}
-
-    async def _uninstall(self, body: Record) -> Record:
-        """Revoke everything of the integration and call its disable hook, signed [D K/oauth-20]."""
-        account, integration = self._account(body), self._integration(body)
-        self._world.oauth.revoke(account.id, integration.client_id)
-        message = f"{integration.client_id}|{account.id}".encode()
-        signature = hmac.new(integration.client_secret.encode(), message, hashlib.sha256).hexdigest()
-        query = {"client_uuid": integration.client_id, "account_id": account.id, "signature": signature}
-        url = f"{integration.disable_hook}?{urlencode(query)}" if integration.disable_hook else ""
-        agent = "amoService-oAuth-Code-Sender/1.0"
-        return {"hook_url": url, "status": await outbound.get(url, _WIDGET_SECONDS, agent) if url else None}
 
 
 def _records(account: Account, name: str) -> Record:

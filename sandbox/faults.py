@@ -1,12 +1,13 @@
 """Faults on demand: rules that strike some requests, decided by seeded dice (fact sheet 9.7 and 9.8).
 
 Gateway faults (429, 403_html, 502, 504, reset, 401) answer before Kommo would have looked at the request, so they take
-no place in the rate window. The others (500, slow, truncate, shifted pages, odd links) happen to requests that were
-really served, so those count. The request log marks each; its windows can be read both ways.
+no place in the rate window. The others (500, slow, truncate, reset_after, 504_after, shifted pages, odd links) happen
+to requests that were really served, so those count: a write took effect, a refresh token is used up, and the client
+does not hear of it. The request log marks each; its windows can be read both ways.
 """
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from sandbox import errors
@@ -14,7 +15,7 @@ from sandbox.call import Quirks
 from sandbox.wire import Request, Response
 
 Kind = Literal[
-    "429", "429_html", "401", "403_html", "500", "502", "504", "reset", "slow", "truncate",
+    "429", "429_html", "401", "403_html", "500", "502", "504", "reset", "slow", "truncate", "reset_after", "504_after",
     "shift_repeat", "shift_rotate", "phantom_next", "http_links", "shard_links",
 ]  # fmt: skip
 KINDS = get_args(Kind)
@@ -33,7 +34,7 @@ class Rule:
         account: Subdomain, or None for all.
         path: Only paths that contain this text.
         method: Only this method.
-        delay: Seconds (slow).
+        delay: Seconds that the answer is held back (slow).
         retry_after: Seconds named in a 429; None = the limiter's setting.
         by: Items repeated per page or turned per request (shift_…).
     """
@@ -148,10 +149,14 @@ def quirks_of(rules: list[Rule], top_domain: str, subdomain: str) -> Quirks:
 
 
 def damaged(response: Response, rules: list[Rule]) -> Response:
-    """The answer after 500, slow and truncate have had their way with it."""
+    """The answer after 500, 504_after, slow, truncate and reset_after have had their way with it."""
     for rule in rules:
         if rule.kind == "500":
-            response = errors.internal_error()
+            response = replace(errors.internal_error(), delay=response.delay)
+        elif rule.kind == "504_after":
+            response = replace(errors.bad_gateway(504), delay=response.delay)
+        elif rule.kind == "reset_after":
+            response = Response(0, reset=True, delay=response.delay)
         elif rule.kind == "slow":
             response.delay += rule.delay
         elif rule.kind == "truncate":

@@ -39,7 +39,7 @@ class Probe:
 
     def send(self, method: str, host: str, path: str, body: object = None, **headers: str) -> Response:
         """One request; the host's long-lived administrator token goes along unless `authorization` is given."""
-        account = self.world.account_named(host.partition(".")[0])
+        account = self.world.accounts.named(host.partition(".")[0])
         sent = {"host": f"{host}.localhost:8025", "content-type": "application/json"}
         if account is not None:
             sent["authorization"] = f"Bearer {self.world.long_lived[account.id]['admin']}"

@@ -2,17 +2,20 @@
 
 Chosen where nothing is documented: in "grace" mode a used refresh token ends when the access token of the newer pair
 is used for a call or its refresh token for a refresh; asking again with the old token makes a third pair and kills
-the refresh token of the unused second one. Access tokens live on until their own expiry [I].
+the refresh token of the unused second one. Access tokens live on until their own expiry [I]. A token keeps the scopes
+of its authorization: a changed list needs a new one (fact sheet 1.7).
 """
 
-import uuid
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Literal, NoReturn
 
-from sandbox.config import SCOPES
+from sandbox.accounts import Card
 from sandbox.errors import Problem
+from sandbox.integrations import Integration
+from sandbox.oauth_log import OAuthLog, fingerprint
 from sandbox.state import Account, Record
 from sandbox.tokens import ACCESS_SECONDS, AccessToken, TokenBook
 from sandbox.wire import PROBLEM, Response, dumps
@@ -23,38 +26,12 @@ _TYPE = "https://developers.amocrm.ru/v3/errors/OAuthProblemJson"
 
 
 @dataclass
-class Integration:
-    """An integration (what other providers call an app).
-
-    Args:
-        client_id: Integration id, a uuid.
-        client_secret: 64 characters.
-        redirect_uri: Must be repeated byte for byte in every token request.
-        scopes: What its tokens may do.
-        disable_hook: URL told of an uninstall, or empty.
-    """
-
-    client_id: str
-    client_secret: str
-    redirect_uri: str
-    scopes: tuple[str, ...] = SCOPES
-    disable_hook: str = ""
-
-    @classmethod
-    def seeded(cls, seed: int, redirect_uri: str) -> "Integration":
-        """The default integration of a seed."""
-        dice = Random(f"integration:{seed}")  # noqa: S311 - not a real secret
-        letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-        client_id = str(uuid.UUID(int=dice.getrandbits(128), version=4))
-        return cls(client_id, "".join(dice.choice(letters) for _ in range(64)), redirect_uri)
-
-
-@dataclass
 class _Code:
     account_id: int
     user_id: int
     client_id: str
     redirect_uri: str
+    scopes: tuple[str, ...]
     expires_at: int
     used: bool = False
 
@@ -68,6 +45,7 @@ class RefreshToken:
         account_id: Account.
         user_id: User.
         client_id: Integration.
+        scopes: What the authorization granted.
         expires_at: Unix seconds.
         state: "good", "grace" (used, but the newer pair is not yet used), "dead".
         newer: Pairs made from it.
@@ -77,10 +55,16 @@ class RefreshToken:
     account_id: int
     user_id: int
     client_id: str
+    scopes: tuple[str, ...]
     expires_at: int
     state: Literal["good", "grace", "dead"] = "good"
     parent: "RefreshToken | None" = None
     newer: list["RefreshToken"] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the value, in hex."""
+        return fingerprint(self.value)
 
 
 def refuse(hint: str, status: int = 400) -> NoReturn:
@@ -112,10 +96,15 @@ class OAuth:
         self.mode = mode
         self.integrations: dict[str, Integration] = {}
         self.refreshes = 0
+        self.log = OAuthLog()
+        self.newest: RefreshToken | None = None
+        self.installed: set[tuple[int, str]] = set()
         self._now = now
         self._dice = Random(f"oauth:{seed}")  # noqa: S311 - not real secrets
         self._codes: dict[str, _Code] = {}
         self._refresh: dict[str, RefreshToken] = {}
+        self._by_fingerprint: dict[str, RefreshToken] = {}
+        self._by_account: defaultdict[int, list[RefreshToken]] = defaultdict(list)
         self._by_access: dict[str, RefreshToken] = {}
 
     def add_integration(self, integration: Integration) -> Integration:
@@ -123,25 +112,40 @@ class OAuth:
         self.integrations[integration.client_id] = integration
         return integration
 
-    def new_code(self, account: Account, integration: Integration, user_id: int) -> str:
+    def may_allow(self, account: Card, integration: Integration, user: Record) -> bool:
+        """Whether this user may authorize the integration: the first time only an administrator may [D K/oauth-20].
+
+        Args:
+            account: Where.
+            integration: Which one.
+            user: Who presses Allow.
+        """
+        return bool(user["rights"]["is_admin"]) or (account.id, integration.client_id) in self.installed
+
+    def new_code(self, account: Account | Card, integration: Integration, user_id: int) -> str:
         """An authorization code: 20 minutes, once, tied to account, client and redirect URI [D]."""
         value = self._opaque(420)
-        expires = self._now() + CODE_SECONDS
         self._codes[value] = _Code(
-            account.id, user_id, integration.client_id, integration.redirect_uri, expires
+            account.id,
+            user_id,
+            integration.client_id,
+            integration.redirect_uri,
+            integration.scopes,
+            self._now() + CODE_SECONDS,
         )
+        self.installed.add((account.id, integration.client_id))
         return value
 
     def _opaque(self, half_length: int) -> str:
         return f"def502{self._dice.getrandbits(8 * half_length):0{2 * half_length}x}"
 
-    def answer(self, form: Record, account: Account | None, accounts: list[Account]) -> Record:
+    def answer(self, form: Record, account: Card | None, owner_of: Callable[[int], Card | None]) -> Record:
         """The token endpoint [D K/get-token, A/oauth].
 
         Args:
             form: The fields of the request, JSON or form.
             account: Account of the host; None if the host names none.
-            accounts: All accounts.
+            owner_of: Finds an account by its id.
 
         Returns:
             The body of the 200 answer.
@@ -162,19 +166,19 @@ class OAuth:
         if fields["redirect_uri"] != integration.redirect_uri:
             refuse("Redirect URI is not associated with client")
         if fields.get("grant_type") == "authorization_code":
-            account_id, user_id = self._spend_code(fields, integration, account)
-            old = None
+            code = self._spend_code(fields, integration, account)
+            account_id, user_id, scopes, old = code.account_id, code.user_id, code.scopes, None
         elif fields.get("grant_type") == "refresh_token":
             old = self._spend_refresh(fields, integration, account)
-            account_id, user_id = old.account_id, old.user_id
+            account_id, user_id, scopes = old.account_id, old.user_id, old.scopes
         else:
             refuse("Check the `grant_type` parameter")
-        owner = next(known for known in accounts if known.id == account_id)
-        return self._pair(owner, user_id, integration, old)
+        owner = owner_of(account_id)
+        if owner is None:
+            refuse("Invalid account")
+        return self.pair(owner, user_id, integration.client_id, scopes, old=old)
 
-    def _spend_code(
-        self, fields: dict[str, str], integration: Integration, account: Account | None
-    ) -> tuple[int, int]:
+    def _spend_code(self, fields: dict[str, str], integration: Integration, account: Card | None) -> _Code:
         if "code" not in fields:
             refuse("Check the `code` parameter")
         code = self._codes.get(fields["code"])
@@ -189,10 +193,10 @@ class OAuth:
         if account is not None and account.id != code.account_id:
             refuse("Invalid account")
         code.used = True
-        return code.account_id, code.user_id
+        return code
 
     def _spend_refresh(
-        self, fields: dict[str, str], integration: Integration, account: Account | None
+        self, fields: dict[str, str], integration: Integration, account: Card | None
     ) -> RefreshToken:
         value = fields.get("refresh_token")
         if value is None:
@@ -213,14 +217,34 @@ class OAuth:
             refuse("Token has expired", 401)
         return token
 
-    def _pair(
-        self, account: Account, user_id: int, integration: Integration, old: RefreshToken | None
+    def pair(
+        self,
+        account: Card,
+        user_id: int,
+        client_id: str,
+        scopes: tuple[str, ...],
+        *,
+        old: RefreshToken | None = None,
+        age: int = 0,
+        unsigned: bool = False,
     ) -> Record:
-        expires = self._now() + REFRESH_SECONDS
+        """A new pair, as the token endpoint answers it.
+
+        Args:
+            account: Whose data.
+            user_id: Whose rights.
+            client_id: Integration.
+            scopes: What it may do.
+            old: The refresh token that is used up for it.
+            age: Seconds for which it has been around already.
+            unsigned: See `TokenBook.issue`.
+        """
+        made_at = self._now() - age
         fresh = RefreshToken(
-            self._opaque(360), account.id, user_id, integration.client_id, expires, parent=old
+            self._opaque(360), account.id, user_id, client_id, scopes, made_at + REFRESH_SECONDS, parent=old
         )
-        self._refresh[fresh.value] = fresh
+        self._refresh[fresh.value] = self._by_fingerprint[fingerprint(fresh.value)] = self.newest = fresh
+        self._by_account[account.id].append(fresh)
         if old is not None:
             self.refreshes += 1
             self._used(old)
@@ -228,12 +252,12 @@ class OAuth:
                 unused.state = "dead"
             old.newer.append(fresh)
             old.state = "grace" if self.mode == "grace" else "dead"
-        access = self.tokens.issue(account, user_id, integration.client_id, integration.scopes)
+        access = self.tokens.issue(account, user_id, client_id, scopes, age=age, unsigned=unsigned)
         self._by_access[access.value] = fresh
         return {
             "token_type": "Bearer",
             "expires_in": ACCESS_SECONDS,
-            "server_time": self._now(),
+            "server_time": made_at,
             "access_token": access.value,
             "refresh_token": fresh.value,
         }
@@ -253,26 +277,67 @@ class OAuth:
     def by_refresh_token(self, value: str) -> RefreshToken | None:
         """A refresh token that would still be taken."""
         token = self._refresh.get(value)
-        return (
-            token if token is not None and token.state != "dead" and token.expires_at > self._now() else None
-        )
+        return token if token is not None and self._alive(token) else None
+
+    def alive(
+        self, fingerprints: Iterable[str] | None = None, account_ids: Iterable[int] | None = None
+    ) -> list[RefreshToken]:
+        """The refresh tokens that would still be taken.
+
+        Args:
+            fingerprints: Only these; unknown ones are left out.
+            account_ids: Only those of these accounts; with neither, all.
+        """
+        if fingerprints is not None:
+            found = [self._by_fingerprint[name] for name in fingerprints if name in self._by_fingerprint]
+        elif account_ids is not None:
+            found = [token for account_id in account_ids for token in self._by_account.get(account_id, [])]
+        else:
+            found = list(self._refresh.values())
+        return [token for token in found if self._alive(token)]
+
+    def _alive(self, token: RefreshToken) -> bool:
+        return token.state != "dead" and token.expires_at > self._now()
+
+    def brought(self, form: Record) -> tuple[str | None, int | None]:
+        """What a token request brings: its fingerprint as `TokenCall.used` has it, and whose it is.
+
+        Args:
+            form: The fields of the request.
+        """
+        value, code = form.get("refresh_token"), form.get("code")
+        if isinstance(value, str) and value:
+            token = self._refresh.get(value)
+            return fingerprint(value), token.account_id if token else None
+        if isinstance(code, str) and code:
+            known = self._codes.get(code)
+            return f"code:{fingerprint(code)}", known.account_id if known else None
+        return None, None
 
     def revoke(self, account_id: int, client_id: str | None = None, value: str | None = None) -> int:
         """Withdraw access: of a client, of all clients, or one single token (access or refresh).
+
+        Without a single token, codes that were not yet used are withdrawn, too.
 
         Returns:
             How many tokens were good until now.
         """
         count = self.tokens.revoke(
-            lambda token: (
-                token.account_id == account_id
-                and client_id in {None, token.client_id}
-                and value in {None, token.value}
-            )
+            account_id,
+            lambda token: client_id in {None, token.client_id} and value in {None, token.value},
         )
-        for token in self._refresh.values():
-            fits = token.account_id == account_id and client_id in {None, token.client_id}
-            if fits and value in {None, token.value} and token.state != "dead":
+        for token in self._by_account.get(account_id, []):
+            fits = client_id in {None, token.client_id} and value in {None, token.value}
+            if fits and token.state != "dead":
                 token.state = "dead"
                 count += 1
+        if value is None:
+            for code in self._codes.values():
+                if code.account_id == account_id and client_id in {None, code.client_id}:
+                    code.used = True
+            self.installed = {
+                (owner, client)
+                for owner, client in self.installed
+                if owner != account_id or client_id not in {None, client}
+            }
         return count

@@ -1,40 +1,27 @@
-"""The browser side of OAuth: the consent page on www, the redirect back, and the lookup of a renamed account."""
+"""What machines see of OAuth: the token endpoint, the lookup of a renamed account, and the callback with its code."""
 
 import json
-from html import escape
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl
 
 from sandbox import errors
-from sandbox.oauth import Integration
-from sandbox.state import Account
+from sandbox.accounts import Card
+from sandbox.integrations import Integration
+from sandbox.oauth_log import TokenCall
+from sandbox.state import Account, Record
 from sandbox.wire import JSON, Request, Response, dumps
 from sandbox.world import World
 
-
-def consent(world: World, request: Request) -> Response:
-    """GET /oauth on the www host [D K/oauth-20].
-
-    Query: client_id, state, mode as documented; `decision=allow|decline` is what the buttons send, `auto=` the same for
-    scripts; `account=` names the account, the first one if absent.
-    """
-    integration = world.oauth.integrations.get(request.first("client_id"))
-    if integration is None:
-        return errors.html_page("Error", "<h1>Integration not found</h1>", 404)
-    state = request.first("state")
-    decision = request.first("decision") or request.first("auto")
-    account = world.account_named(request.first("account") or world.accounts[0].subdomain)
-    if account is None:
-        return errors.html_page("Error", "<h1>Account not found</h1>", 404)
-    if decision == "allow":
-        return _redirect(callback_url(world, integration, account, state))
-    if decision == "decline":
-        query = {"error": "access_denied", "client_id": integration.client_id}
-        return _redirect(_joined(integration.redirect_uri, query | ({"state": state} if state else {})))
-    return errors.html_page("Authorization", _form(world, integration, state))
+TOKEN_PATH = "/oauth2/access_token"  # noqa: S105 - a path
 
 
 def callback_url(
-    world: World, integration: Integration, account: Account, state: str, *, widget: bool = False
+    world: World,
+    integration: Integration,
+    account: Account | Card,
+    state: str | None,
+    *,
+    user_id: int | None = None,
+    widget: bool = False,
 ) -> str:
     """The redirect URI with a fresh code (fact sheet 1.3).
 
@@ -42,76 +29,119 @@ def callback_url(
         world: Where codes are kept.
         integration: Whose redirect URI.
         account: Account that allowed it.
-        state: Sent back if not empty; never on the widget path.
+        state: Sent back if there is one; never on the widget path.
+        user_id: Who allowed it; None = the account's administrator.
         widget: The call comes from a widget install.
     """
-    code = world.oauth.new_code(account, integration, account.admin_id)
-    query = {"code": code}
+    query = {"code": world.oauth.new_code(account, integration, user_id or account.admin_id)}
     if state and not widget:
         query["state"] = state
-    query |= {"referer": account.host, "client_id": integration.client_id, "platform": "2"}
-    if account.flavour == "amo":
-        query["platform"] = "1"
+    platform = "1" if account.flavour == "amo" else "2"
+    query |= {"referer": account.host, "client_id": integration.client_id, "platform": platform}
     if widget:
         query["from_widget"] = "1"
-    return _joined(integration.redirect_uri, query)
+    return integration.callback(query)
 
 
-def token(world: World, request: Request, account: Account | None, form: dict[str, str]) -> Response:
+def token(world: World, request: Request, account: Card | None) -> Response:
     """POST /oauth2/access_token, JSON or form.
 
     Args:
         world: The state.
-        request: The request, for a JSON body.
+        request: The request.
         account: Account of the host, if it names one.
-        form: The body read as a form.
     """
-    fields: dict[str, object] = dict(form)
-    if "json" in request.headers.get("content-type", "json"):
-        try:
-            loaded = json.loads(request.body or b"{}")
-        except ValueError:
-            loaded = {}
-        fields = loaded if isinstance(loaded, dict) else {}
-    return Response(200, dumps(world.oauth.answer(fields, account, world.accounts)), JSON)
+    if request.method != "POST":
+        return errors.method_not_allowed()
+    answer = world.oauth.answer(_fields(request), account, world.accounts.with_id)
+    return Response(200, dumps(answer), JSON)
 
 
-def current_subdomain(world: World, request: Request) -> Response:
-    """GET /oauth2/account/current/subdomain with X-Refresh-Token [D A/account-subdomain-info]."""
+def _fields(request: Request) -> Record:
+    if "json" not in request.headers.get("content-type", "json"):
+        return dict(parse_qsl(request.body.decode("latin-1")))
+    try:
+        loaded = json.loads(request.body or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def write_down(
+    world: World, request: Request, account: Card | None, response: Response, fault: str | None
+) -> None:
+    """Note a call of the token endpoint in its log.
+
+    Args:
+        world: The state.
+        request: The request.
+        account: Account of the host, if it names one.
+        response: What is answered.
+        fault: Kind of the fault that struck.
+    """
+    fields = _fields(request)
+    used, owner_id = world.oauth.brought(fields)
+    owner = world.accounts.with_id(owner_id) if owner_id else None
+    newest = world.oauth.newest
+    world.oauth.log.calls.append(
+        TokenCall(
+            arrived=request.arrived,
+            host=account.subdomain if account else None,
+            account=owner.subdomain if owner else None,
+            grant=str(fields.get("grant_type", ""))[:40],
+            used=used,
+            issued=newest.fingerprint if newest else None,
+            status=response.status,
+            hint=_hint(response),
+            fault=fault,
+        )
+    )
+
+
+def _hint(response: Response) -> str | None:
+    if response.status not in {400, 401}:
+        return None
+    try:
+        said = json.loads(response.body)
+    except ValueError:
+        return None
+    return said.get("hint") if isinstance(said, dict) else None
+
+
+def current_subdomain(world: World, request: Request, account: Card | None) -> Response:
+    """GET /oauth2/account/current/subdomain with X-Refresh-Token [D A/account-subdomain-info].
+
+    Args:
+        world: The state.
+        request: The request.
+        account: Account of the host, if it names one: then it knows that account only.
+    """
     if request.method != "GET":
         return errors.method_not_allowed()
     found = world.oauth.by_refresh_token(request.headers.get("x-refresh-token", ""))
-    account = world.account_with_id(found.account_id) if found else None
-    if account is None:
+    owner = world.accounts.with_id(found.account_id) if found else None
+    if owner is None or account not in {None, owner}:
         return errors.unauthorized()
+    return _address(owner)
+
+
+def old_subdomain(request: Request, owner: Card | None) -> Response:
+    """GET /oauth2/account/subdomain on www with a Bearer token: the older form [C PHP].
+
+    Args:
+        request: The request.
+        owner: Whose token it is.
+    """
+    if request.method != "GET":
+        return errors.method_not_allowed()
+    return errors.unauthorized() if owner is None else _address(owner)
+
+
+def _address(owner: Card) -> Response:
     body = {
-        "id": account.id,
-        "subdomain": account.subdomain,
-        "domain": account.host,
-        "top_level_domain": account.top_domain,
+        "id": owner.id,
+        "subdomain": owner.subdomain,
+        "domain": owner.host,
+        "top_level_domain": owner.top_domain,
     }
     return Response(200, dumps(body), JSON)
-
-
-def _redirect(url: str) -> Response:
-    return Response(302, headers={"Location": url})
-
-
-def _joined(url: str, query: dict[str, str]) -> str:
-    return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
-
-
-def _form(world: World, integration: Integration, state: str) -> str:
-    options = "".join(
-        f'<option value="{escape(known.subdomain)}">{escape(str(known.profile["name"]))}</option>'
-        for known in world.accounts
-    )
-    return (
-        "<h1>Allow access?</h1><p>The integration asks for: "
-        f'{escape(", ".join(integration.scopes))}</p><form action="/oauth" method="get">'
-        f'<input type="hidden" name="client_id" value="{escape(integration.client_id)}">'
-        f'<input type="hidden" name="state" value="{escape(state)}">'
-        f'<label>Account <select name="account">{options}</select></label> '
-        '<button name="decision" value="allow">Allow</button> '
-        '<button name="decision" value="decline">Decline</button></form>'
-    )

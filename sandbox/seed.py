@@ -15,6 +15,7 @@ from sandbox.seed_fields import seed_fields
 from sandbox.seed_records import seed_records
 from sandbox.state import ENTITIES, FIELD_ENTITIES, LOST, WON, Account, Collection, Flavour, Record
 
+FIRST_ID, ID_STEP = 31_234_567, 1_111
 EPOCH = 1_760_000_000  # nothing seeded is younger than this
 
 
@@ -75,13 +76,20 @@ def subdomain_of(index: int) -> str:
     return _SUBDOMAINS[index] if index < len(_SUBDOMAINS) else f"org{index + 1}"
 
 
-def build_account(index: int, config: SandboxConfig, top_domain: str) -> Account:
+def account_name(index: int) -> str:
+    """The name of the n-th account, counted from 0."""
+    name = STYLES[index % len(STYLES)].name
+    return name if index < len(STYLES) else f"{name} {index + 1}"
+
+
+def build_account(index: int, config: SandboxConfig, top_domain: str, *, bare: bool = False) -> Account:
     """One seeded account.
 
     Args:
         index: Which one, counted from 0.
         config: Sizes and seed.
         top_domain: Host and port behind the subdomain.
+        bare: Without the extra custom fields of its style.
     """
     style = STYLES[index % len(STYLES)]
     dice = Random(f"{config.seed}:{index}")  # noqa: S311 - deterministic test data
@@ -95,7 +103,7 @@ def build_account(index: int, config: SandboxConfig, top_domain: str) -> Account
         new_pipeline(account, name, style.lang, main=main, archived=archived)
     _users(account, style, dice)  # after the pipelines: rights name stages
     _rename_final_stages(account)
-    seed_fields(account, dice, style.fields + config.fields)
+    seed_fields(account, dice, (0 if bare else style.fields) + config.fields)
     for entity in FIELD_ENTITIES:
         account.tags[entity] = Collection(2_164 if entity == "leads" else 9_164)
         if entity in ENTITIES:
@@ -113,8 +121,8 @@ def build_account(index: int, config: SandboxConfig, top_domain: str) -> Account
 def _profile(index: int, style: Style, dice: Random) -> Record:
     country, currency, symbol, _, _ = style.place
     return {
-        "id": 31_234_567 + 1_111 * index,
-        "name": style.name if index < len(STYLES) else f"{style.name} {index + 1}",
+        "id": FIRST_ID + ID_STEP * index,
+        "name": account_name(index),
         "subdomain": subdomain_of(index),
         "created_at": EPOCH - 20_000_000 + dice.randrange(1_000_000),
         "created_by": 0,

@@ -54,17 +54,22 @@ class Sandbox:
         return f"http://{self.config.host}:{self.port}"
 
     @property
+    def www(self) -> str:
+        """Scheme and host of the consent page."""
+        return f"http://www.localhost:{self.port}"
+
+    @property
     def accounts(self) -> list[AccountAccess]:
         """Hosts and tokens."""
         return [
             AccountAccess(
-                subdomain=account.subdomain,
-                host=account.host,
-                account_id=account.id,
-                admin_token=self.world.long_lived[account.id]["admin"],
-                plain_token=self.world.long_lived[account.id]["plain"],
+                subdomain=card.subdomain,
+                host=card.host,
+                account_id=card.id,
+                admin_token=self.world.long_lived[card.id]["admin"],
+                plain_token=self.world.long_lived[card.id]["plain"],
             )
-            for account in self.world.accounts
+            for card in self.world.accounts.cards
         ]
 
     def account(self, subdomain: str) -> Account:

@@ -21,6 +21,7 @@ SINGULAR = {
     "customers": "customer",
     "tasks": "task",
 }
+FIRST_USER_ID = 11_087_001  # the administrator who set an account up
 WON, LOST = 142, 143  # the same two ids in every pipeline [D K/leads-pipelines]
 
 _MAX_FRAGMENTS = 400_000
@@ -135,7 +136,7 @@ class Account:
     flavour: Flavour
     top_domain: str
     hidden: Record = field(default_factory=dict)  # shown only with the matching `with=`
-    users: Collection = field(default_factory=lambda: Collection(11_087_001))
+    users: Collection = field(default_factory=lambda: Collection(FIRST_USER_ID))
     pipelines: Collection = field(default_factory=lambda: Collection(8_572_500, 4))
     next_status: int = 67_548_601
     fields: dict[str, Collection] = field(default_factory=dict)

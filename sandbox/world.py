@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from sandbox.config import SandboxConfig
+from sandbox.accounts import Accounts, Card
+from sandbox.config import FULL_ACCOUNTS, SandboxConfig
 from sandbox.faults import Faults
+from sandbox.integrations import Integration
 from sandbox.limits import Limiter
-from sandbox.oauth import Integration, OAuth
+from sandbox.oauth import OAuth
 from sandbox.requestlog import RequestLog
-from sandbox.seed import build_account
 from sandbox.seed_records import event
 from sandbox.state import SINGULAR, Account, Record
 from sandbox.tokens import TokenBook
@@ -54,40 +55,29 @@ class World:
         self.config = config
         self.top_domain = f"localhost:{port}"
         self.clock_offset = 0.0
-        self.accounts: list[Account] = [
-            build_account(index, config, self.top_domain) for index in range(config.accounts)
-        ]
+        self.accounts = Accounts(config, self.top_domain)
         self.tokens = TokenBook(self.now, config.seed)
         self.oauth = OAuth(self.tokens, self.now, config.seed, config.refresh_mode)
-        self.integration = self.oauth.add_integration(Integration.seeded(config.seed, config.redirect_uri))
+        self.integration = self.oauth.add_integration(Integration.seeded(config))
         self.limiter = Limiter(config.limits)
         self.faults = Faults(config.faults_seed)
         self.log = RequestLog()
         self.listeners: list[Callable[[Change], None]] = []
         self._dice = Random(f"world:{config.seed}")  # noqa: S311 - identifiers in a test double
-        self.long_lived: dict[int, dict[str, str]] = {
-            account.id: self._long_lived(account) for account in self.accounts
-        }
+        self.long_lived = {card.id: self._long_lived(card) for card in self.accounts.cards}
 
-    def _long_lived(self, account: Account) -> dict[str, str]:
-        plain = next(
-            (
-                user
-                for user in account.users
-                if not user["rights"]["is_admin"] and user["rights"]["is_active"]
-            ),
-            None,
-        )
-        people = {"admin": account.admin_id, "plain": plain["id"] if plain else account.admin_id}
+    def _long_lived(self, card: Card) -> dict[str, str]:
+        """Of the administrator of an account, and of a user who is none."""
         return {
             name: self.tokens.issue(
-                account,
+                card,
                 user_id,
                 self.integration.client_id,
                 self.integration.scopes,
                 seconds=LONG_LIVED_SECONDS,
+                unsigned=card.index >= FULL_ACCOUNTS,
             ).value
-            for name, user_id in people.items()
+            for name, user_id in (("admin", card.admin_id), ("plain", card.plain_id))
         }
 
     def now(self) -> int:
@@ -96,16 +86,19 @@ class World:
 
     def account_named(self, name: str) -> Account | None:
         """An account by its subdomain or by its id written as text."""
-        return next((known for known in self.accounts if name in {known.subdomain, str(known.id)}), None)
+        card = self.accounts.named(name)
+        return None if card is None else self.accounts.built(card)
 
     def account_with_id(self, account_id: int) -> Account | None:
         """An account by its id."""
-        return next((known for known in self.accounts if known.id == account_id), None)
+        card = self.accounts.with_id(account_id)
+        return None if card is None else self.accounts.built(card)
 
-    def rename(self, account: Account, subdomain: str) -> None:
+    def rename(self, account: Account | Card, subdomain: str) -> None:
         """Give an account another subdomain; the old host answers 404 from now on."""
-        account.profile["subdomain"] = subdomain
-        account.forget_rendered()
+        card = self.accounts.with_id(account.id)
+        if card is not None:
+            self.accounts.rename(card, subdomain)
 
     def announce(
         self,

@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
-from sqlalchemy import Table
+from sqlalchemy import Table, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from store import migrate
 from store.address import Address, parse_address
-from store.engine import READ_ONLY, make_engine, prepare_file
+from store.engine import DURABLE, READ_ONLY, make_engine, prepare_file
 from store.errors import (
     DatabaseBusyError,
     DatabaseForbiddenError,
@@ -93,11 +93,14 @@ class Database:
         return self.engine.dialect.name
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncConnection]:
+    async def begin(self, *, durable: bool = False) -> AsyncIterator[AsyncConnection]:
         """A writing transaction: committed at the end of the block, rolled back by an exception.
 
         On SQLite it holds the database's only write lock from its beginning. On PostgreSQL it is READ
         COMMITTED: what is selected after a row lock is what the previous holder committed.
+
+        Args:
+            durable: once committed it is on the disk, whatever the database does for speed elsewhere.
 
         Raises:
             DatabaseUnavailableError: the database does not answer.
@@ -105,7 +108,11 @@ class Database:
         """
         async with self._connected() as connection:
             with self._own_errors(DBAPIError):
+                if durable:
+                    await connection.execution_options(**{DURABLE: True})
                 async with connection.begin():
+                    if durable and self.dialect == "postgresql":
+                        await connection.execute(text("SET LOCAL synchronous_commit TO on"))
                     yield connection
 
     @asynccontextmanager

@@ -23,8 +23,9 @@ from store.types import dump_json
 BUSY_SECONDS = 30.0
 # A process that hangs in the middle of a transaction must not hold its row locks for ever.
 _IDLE_IN_TRANSACTION_MS = 60_000
-# The execution option by which a transaction says that it only reads.
+# The execution options by which a transaction says that it only reads, and that it must outlive a power failure.
 READ_ONLY = "store_read_only"
+DURABLE = "store_durable"
 
 
 def make_engine(address: Address, *, pool: bool = True) -> AsyncEngine:
@@ -74,16 +75,21 @@ def _listen_sqlite(engine: AsyncEngine) -> None:
         dbapi_connection.isolation_level = None
         cursor = dbapi_connection.cursor()
         cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute(
-            "PRAGMA synchronous = NORMAL"
-        )  # safe in WAL mode: a crash loses no transaction's integrity
+        # In WAL mode a power failure may cost the newest transactions, but never the database's integrity.
+        cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        durable = options.get(DURABLE, False)
+        if durable != connection.info.get(
+            DURABLE, False
+        ):  # remembered with the connection, which is used again
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            connection.info[DURABLE] = durable
         # A writer takes the lock at once: a reader that turns into a writer later may fail at that point.
-        reads = connection.get_execution_options().get(READ_ONLY, False)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if options.get(READ_ONLY, False) else "BEGIN IMMEDIATE")
 
 
 _MAKING = threading.Lock()

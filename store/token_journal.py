@@ -110,7 +110,7 @@ async def append_pair(
     now: datetime,
     current: bool = False,
 ) -> JournalRow:
-    """Write a pair down. Doing it twice is the same as once.
+    """Write a pair down: when this returns it is on the disk. Doing it twice is the same as once.
 
     Args:
         db: the store.
@@ -138,7 +138,7 @@ async def append_pair(
         created_at=now,
     )
     statement = insert.on_conflict_do_nothing(index_elements=["org", "fingerprint"]).returning(_TABLE)
-    async with db.begin() as connection:
+    async with db.begin(durable=True) as connection:
         if current:  # locked first, so that of two consents the one with the greater id comes last
             await connection.execute(_locking(org))
         row = (await connection.execute(statement)).mappings().first()
@@ -216,7 +216,7 @@ async def promote(
             return Promotion.SUPERSEDED
         facts: dict[str, Any] = {
             "token_fingerprint": fingerprint,
-            "token_serial": _CONNECTION.c.token_serial + 1,
+            "token_serial": _CONNECTION.c.token_serial + int(before != fingerprint),
             "expires_at": expires_at,
             "host": host,
             "refreshed_at": now,

@@ -6,7 +6,8 @@ Neither flows nor tasks: a token or a code must never be a parameter of one, bec
 from pydantic import SecretStr
 
 from blocks.app import KommoApp
-from blocks.connection import LONG_LIVED, PAIR, KommoConnection, block_name
+from blocks.connection import LONG_LIVED, PAIR, KommoConnection
+from blocks.names import block_name
 from blocks.settings import Settings
 from kommo.auth import OAuthClient
 from kommo.budget import Lane
@@ -22,9 +23,9 @@ from store.errors import UnknownConnectionError
 from store.token_journal import mark_dead
 from tasks.credentials import PrefectBlocks
 from tasks.errors import WrongAccountError
+from tasks.installation import budget_of, open_database
 from tasks.outbox import integration_connected, integration_error
 from tasks.readers import read_account
-from tasks.session import budget_of, open_database
 from tasks.vault import Vault
 
 

@@ -15,7 +15,8 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import BlockDocumentCreate, BlockDocumentUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from blocks.connection import KommoConnection, block_name
+from blocks.connection import KommoConnection
+from blocks.names import block_name
 from tasks.errors import BlocksUnavailableError
 
 

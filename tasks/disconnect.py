@@ -15,9 +15,10 @@ from store.token_journal import forget
 from tasks.credentials import PrefectBlocks
 from tasks.errors import NotConnectedError, ReauthorizationRequiredError
 from tasks.events import emit_org_event
+from tasks.installation import budget_of
 from tasks.outbox import integration_disconnected
 from tasks.readers import read_account
-from tasks.session import budget_of, load_connection, open_refresher
+from tasks.session import load_connection, open_refresher
 
 
 class DisconnectReport(BaseModel):

@@ -13,7 +13,7 @@ from store.sealing import new_key
 from store.token_journal import reseal, sealed_rows
 from tasks.app import DEFAULT_NAME
 from tasks.errors import KeysFromEnvironmentError
-from tasks.session import open_database
+from tasks.installation import open_database
 
 _PAGE = 200
 

@@ -10,14 +10,13 @@ from typing import cast
 
 from prefect.runtime import flow_run
 
-from blocks.connection import PAIR, KommoConnection, block_name
-from blocks.database import find_database
+from blocks.connection import PAIR, KommoConnection
+from blocks.names import block_name
 from blocks.settings import Settings
 from kommo.auth import OAuthClient
 from kommo.budget import Lane
 from kommo.client import KommoClient, TokenSource
 from kommo.clock import Clock, SystemClock
-from store.budget import DatabaseBudget
 from store.connections import ConnectionRecord, get_connection
 from store.database import Database
 from store.errors import UnknownConnectionError
@@ -26,6 +25,7 @@ from tasks.app import require_app
 from tasks.credentials import PrefectBlocks
 from tasks.errors import NotConnectedError, sentence_of
 from tasks.events import emit_org_event
+from tasks.installation import budget_of, open_database
 from tasks.refresh import Refresher
 from tasks.scopes import Scope
 from tasks.tokens import RefreshingToken
@@ -67,20 +67,6 @@ class SyncSession:
 
     def __repr__(self) -> str:
         return f"SyncSession(org={self.org!r}, run_id={self.run_id!r})"
-
-
-@asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[Database]:
-    """This installation's database, open and migrated as far as it may be without asking."""
-    async with await find_database(settings) as database:
-        await database.ensure()
-        yield database
-
-
-def budget_of(database: Database, settings: Settings) -> DatabaseBudget:
-    """The request budget that all processes of this installation share."""
-    rate = settings.requests_per_second
-    return DatabaseBudget(database, limits={"account": rate, "egress": rate})
 
 
 async def load_connection(org: str) -> KommoConnection:

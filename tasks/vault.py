@@ -184,7 +184,7 @@ class Vault:
             if self._clock.monotonic() > until:
                 raise PairNotSavedError(
                     f"Kommo gave '{connection.org}' a new pair of tokens, and for {KEEP_TRYING_SECONDS / 60:.0f} "
-                    "minutes neither the database nor Prefect took it. Start them, then refresh again; if Kommo refuses, "
+                    "minutes neither the database nor Prefect took it. Start them and refresh again; if Kommo refuses, "
                     "authorize again."
                 )
             await self._clock.sleep(pause)

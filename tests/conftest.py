@@ -1,6 +1,7 @@
 """Fixtures that every test may use. Prefect's environment is set here, before Prefect is imported."""
 
 import os
+import sys
 
 # Fewer server services make a flow run in the harness six times faster; nothing here asserts on them.
 os.environ.update(
@@ -14,6 +15,7 @@ os.environ.update(
 )
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +23,61 @@ from pathlib import Path
 import pytest
 
 from blocks.settings import Settings
+from tests.turns import my_turn
 
+# The tests start dozens of processes and two workers; none of them should compile again what another has compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+KEPT = Path(__file__).parents[1] / ".pytest_cache"
 POSTGRES_URL = os.environ.get("KOMMO_TEST_POSTGRES_URL", "")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """The whole suite on every core; a file or a single test in this process, where it begins at once."""
+    narrow = any("::" in argument or argument.endswith(".py") for argument in config.args)
+    return 0 if narrow else None
+
+
+@pytest.hookimpl(trylast=True)  # after -k and -m have chosen
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First what needs quiet, then what takes long: so all workers end at about the same time."""
+
+    def seconds(item: pytest.Item) -> float:
+        marker = item.get_closest_marker("seconds")
+        return float(marker.args[0]) if marker else 0.0
+
+    items.sort(key=lambda item: (item.get_closest_marker("timing") is not None, seconds(item)), reverse=True)
+
+
+@contextlib.contextmanager
+def _turn(*, alone: bool) -> Iterator[None]:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        with my_turn(KEPT, alone=alone):
+            yield
+    else:
+        yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    """Fixtures are made while no test measures time."""
+    with _turn(alone=False):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test that measures time has the machine to itself, as far as this session goes."""
+    with _turn(alone=item.get_closest_marker("timing") is not None):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Fixtures end while no test measures time."""
+    with _turn(alone=False):
+        return (yield)
 
 
 def _databases() -> list[str]:
@@ -51,13 +106,12 @@ def database_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[t
 
 
 @pytest.fixture(scope="session")
-def prefect_api() -> Iterator[str]:
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prefect server of the test session's own; gives its API address. Ask for it only where a flow really runs."""
-    from prefect.settings import PREFECT_API_URL
-    from prefect.testing.utilities import prefect_test_harness
+    from tests.prefect_server import running_prefect
 
-    with prefect_test_harness(server_startup_timeout=120):
-        yield str(PREFECT_API_URL.value())
+    with running_prefect(tmp_path_factory.mktemp("prefect"), KEPT) as api:
+        yield api
 
 
 @pytest.fixture

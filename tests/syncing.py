@@ -8,7 +8,7 @@ from blocks.settings import Settings
 from sandbox import AccountAccess, LimitSettings, Sandbox, SandboxConfig
 from store.snapshots import read_snapshot
 from tasks.connect import connect_with_token
-from tasks.session import open_database
+from tasks.installation import open_database
 
 UNTHROTTLED = LimitSettings(per_ip=0, per_account=0)
 KINDS_SHOWN = (

@@ -43,6 +43,7 @@ async def _run(command: str, environment: dict[str, str]) -> str:
     return out.decode()
 
 
+@pytest.mark.seconds(25)
 async def test_the_demo_ends_well_twice_and_leaves_no_process_behind(tmp_path: Path) -> None:
     assert "kommo demo" in _commands(_blocks()[0])
     environment = {"KOMMO_HOME": str(tmp_path)}
@@ -65,6 +66,7 @@ def _processes_that_mention(text: str) -> list[str]:
     return found
 
 
+@pytest.mark.seconds(12)
 async def test_the_other_blocks_work_as_they_stand(installation: Settings, prefect_api: str) -> None:
     del installation
     commands = [command for block in _blocks()[1:] for command in _commands(block)]

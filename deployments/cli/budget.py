@@ -10,7 +10,7 @@ async def show(*, json: bool = False) -> None:
         json: Print it as JSON.
     """
     from blocks.settings import Settings
-    from tasks.session import budget_of, open_database
+    from tasks.installation import budget_of, open_database
 
     settings = Settings()
     async with open_database(settings) as database:
@@ -39,7 +39,7 @@ async def unblock(key: str) -> None:
         key: The key as `kommo budget show` writes it, for example egress:default.
     """
     from blocks.settings import Settings
-    from tasks.session import budget_of, open_database
+    from tasks.installation import budget_of, open_database
 
     settings = Settings()
     async with open_database(settings) as database:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from deployments.cli.output import cell, out, print_json, say
-from deployments.cli.run import WrongUseError
+from deployments.cli.run import WrongUseError, many_imports
 
 if TYPE_CHECKING:
     from blocks.settings import Settings
@@ -47,9 +47,8 @@ async def connect(
     """
     from pydantic import SecretStr
 
-    from blocks.connection import block_name
+    from blocks.names import block_name
     from blocks.settings import Settings
-    from tasks.connect import connect_with_token
 
     try:
         block_name(org)
@@ -64,6 +63,8 @@ async def connect(
         connection = await _by_consent(org, domain, code, settings, replace=replace)
     else:
         secret = SecretStr(_token(token))
+        with many_imports():
+            from tasks.connect import connect_with_token
         connection = await connect_with_token(org, domain or "", secret, settings, replace=replace)
     if json:
         print_json(connection)
@@ -82,10 +83,11 @@ async def _by_consent(
 
     from deployments.cli.consent import Consent, ask_for_consent
     from kommo.hosts import parse_host
-    from tasks.app import require_app
-    from tasks.connect import connect_with_code
-    from tasks.session import open_database
+    from tasks.installation import open_database
 
+    with many_imports():
+        from tasks.app import require_app
+        from tasks.connect import connect_with_code
     app = await require_app(settings)
     if code is None:
         consent = await ask_for_consent(app.oauth(), allow_loopback=app.allow_loopback)

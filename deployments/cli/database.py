@@ -28,7 +28,7 @@ async def upgrade(revision: str = "head") -> None:
     Args:
         revision: A revision of the migrations; head is the newest.
     """
-    from blocks.database import find_database
+    from blocks.place import find_database
     from blocks.settings import Settings
 
     async with await find_database(Settings()) as database:
@@ -42,7 +42,7 @@ async def downgrade(revision: str) -> None:
     Args:
         revision: The revision to go back to, -1 for one step, base for no tables at all.
     """
-    from blocks.database import find_database
+    from blocks.place import find_database
     from blocks.settings import Settings
 
     async with await find_database(Settings()) as database:
@@ -56,7 +56,7 @@ async def state(*, json: bool = False) -> None:
     Args:
         json: Print it as JSON.
     """
-    from blocks.database import find_database
+    from blocks.place import find_database
     from blocks.settings import Settings
 
     async with await find_database(Settings()) as database:

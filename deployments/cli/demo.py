@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployments.cli.output import cell, out, say
-from deployments.cli.run import WrongUseError, quiet_prefect
+from deployments.cli.run import WrongUseError, many_imports, quiet_prefect
 
 if TYPE_CHECKING:
     from sandbox import Sandbox
@@ -76,9 +76,10 @@ async def _story(folder: Path) -> None:
     from blocks.settings import Settings
     from deployments.cli.sync import sync_one
     from sandbox import SandboxConfig, running_sandbox
-    from tasks.connect import connect_with_token
     from tasks.scopes import Scope
 
+    with many_imports():
+        from tasks.connect import connect_with_token
     settings = Settings()
     async with running_sandbox(SandboxConfig(port=0)) as kommo:
         account = kommo.accounts[0]

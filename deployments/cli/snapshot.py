@@ -38,7 +38,7 @@ async def show(org: str, kind: str, *, at: str | None = None, raw: bool = False,
     from blocks.settings import Settings
     from store.kinds import KINDS
     from store.snapshots import read_snapshot
-    from tasks.session import open_database
+    from tasks.installation import open_database
 
     if kind not in KINDS:
         raise WrongUseError(f"There is no kind {kind!r}. Kinds: {', '.join(KINDS)}.")
@@ -104,7 +104,7 @@ async def diff(
     """
     from blocks.settings import Settings
     from store.drift import diff as drift_between
-    from tasks.session import open_database
+    from tasks.installation import open_database
 
     async with open_database(Settings()) as database:
         drift = await drift_between(database, org, from_run=from_run, to_run=to_run)
@@ -127,7 +127,7 @@ async def runs(org: str, *, limit: int = 20, json: bool = False) -> None:
     """
     from blocks.settings import Settings
     from store.snapshots import list_runs
-    from tasks.session import open_database
+    from tasks.installation import open_database
 
     async with open_database(Settings()) as database:
         found = await list_runs(database, org, limit=limit)

@@ -14,7 +14,7 @@ async def status(org: str | None = None, *, json: bool = False) -> None:
         json: Print it as JSON.
     """
     from blocks.settings import Settings
-    from tasks.session import open_database
+    from tasks.installation import open_database
     from tasks.status import fleet_status, org_status
 
     async with open_database(Settings()) as database:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from deployments.cli.output import cell, err, print_json, say, state_text, table
-from deployments.cli.run import WrongUseError
+from deployments.cli.run import WrongUseError, many_imports
 
 if TYPE_CHECKING:
     from store.drift import Change, Drift
@@ -45,7 +45,8 @@ async def sync(
 
 async def sync_one(org: str, scope: Scope, *, json: bool = False) -> SyncReport:
     """Run the flow for one org and show its report; a failed sync is shown as far as it came, then raised."""
-    from flows.full_sync import full_crm_sync
+    with many_imports():
+        from flows.full_sync import full_crm_sync
     from tasks.errors import SyncFailedError
 
     failure: SyncFailedError | None = None
@@ -64,7 +65,8 @@ async def sync_one(org: str, scope: Scope, *, json: bool = False) -> SyncReport:
 
 
 async def _sync_fleet(scope: Scope, *, json: bool) -> None:
-    from flows.fleet_sync import full_crm_sync_all
+    with many_imports():
+        from flows.fleet_sync import full_crm_sync_all
     from tasks.errors import FleetSyncFailedError
 
     failure: FleetSyncFailedError | None = None

@@ -9,8 +9,9 @@ from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from pydantic import SecretStr, ValidationError
 
 from blocks.app import KommoApp
-from blocks.connection import KommoConnection, block_name
+from blocks.connection import KommoConnection
 from blocks.database import KommoDatabase
+from blocks.names import block_name
 from blocks.settings import Settings
 
 CANARY = "canary-5e1f0c-do-not-leak"

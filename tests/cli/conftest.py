@@ -45,6 +45,7 @@ def sqlite_cli(prefect_api: str, home: Path) -> Cli:
         plain_environment(
             PREFECT_API_URL=prefect_api,
             KOMMO_HOME=str(home),
+            KOMMO_DATABASE_URL=f"sqlite:///{home}/kommo.db",
             KOMMO_SANDBOX="1",
             KOMMO_REQUESTS_PER_SECOND="50",
         )

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,14 @@ class Cli:
 
     def connect(self, org: str, domain: str, token: str) -> Ran:
         return self("connect", org, "--domain", domain, KOMMO_TOKEN=token)
+
+    def begin_to_connect(self, org: str, domain: str, token: str) -> Future[Ran]:
+        """The same beside whatever follows."""
+        pool = ThreadPoolExecutor(1)
+        try:
+            return pool.submit(self.connect, org, domain, token)
+        finally:
+            pool.shutdown(wait=False)
 
     def connect_together(self, *connections: tuple[str, str, str]) -> list[Ran]:
         """Several connections, two at a time."""

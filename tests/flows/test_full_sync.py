@@ -14,8 +14,8 @@ from store.connections import get_connection
 from store.snapshots import read_snapshot
 from tasks.connect import connect_with_token
 from tasks.errors import FleetSyncFailedError, NotConnectedError, SyncFailedError, WrongAccountError
+from tasks.installation import open_database
 from tasks.scopes import Scope
-from tasks.session import open_database
 from tests.syncing import assert_stored_is_held, connect, quiet_config, stored
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -33,6 +33,7 @@ class _TaskRuns(logging.Handler):
             self.names.add(str(getattr(record, "task_run_id", record.getMessage())))
 
 
+@pytest.mark.seconds(3)
 async def test_s2_a_sync_stores_exactly_what_kommo_holds(installation: Settings) -> None:
     async with running_sandbox(quiet_config(accounts=4)) as kommo:
         for account in kommo.accounts:
@@ -172,6 +173,7 @@ async def test_r4_a_token_is_never_sent_to_a_foreign_host(installation: Settings
     assert (await _state("acme", installation)) == "failed"
 
 
+@pytest.mark.seconds(3)
 async def test_the_fleet_goes_on_when_one_org_fails(installation: Settings) -> None:
     async with running_sandbox(quiet_config(accounts=3)) as kommo:
         for account in kommo.accounts:

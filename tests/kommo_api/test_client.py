@@ -307,7 +307,8 @@ async def test_a_resource_may_be_given_itself() -> None:
             await client.read_all("galaxies")
 
 
-async def test_r1_at_the_wire_no_eight_requests_of_many_tasks_meet_in_a_second() -> None:
+@pytest.mark.timing
+async def test_r1_at_the_wire_no_more_requests_of_many_tasks_than_the_limit_meet_in_a_second() -> None:
     clock = SystemClock()
     arrived: list[float] = []
 
@@ -317,10 +318,10 @@ async def test_r1_at_the_wire_no_eight_requests_of_many_tasks_meet_in_a_second()
 
     budget = InProcessBudget({"account": 70, "egress": 70}, clock)
     async with raw_server(note) as server, client_of(server, clock=clock, budget=budget) as client:
-        await asyncio.gather(*(client.get(PATH) for _ in range(60)))
-    assert len(arrived) == 60
-    # Ten times the speed and a tenth of the window; the tolerance does not shrink with it and is added.
-    assert min(b - a for a, b in zip(arrived, arrived[7:], strict=False)) > 7 * 1.035 / 70 - 0.03
+        await asyncio.gather(*(client.get(PATH) for _ in range(90)))
+    assert len(arrived) == 90
+    # Ten times the speed: the window is the same second, and the wire may be a little late for both ends of it.
+    assert min(b - a for a, b in zip(arrived, arrived[70:], strict=False)) > 0.97
 
 
 async def test_a_shared_transport_stays_open_and_an_own_one_is_closed() -> None:

@@ -47,6 +47,20 @@ async def test_a_request_carries_host_token_agent_and_query_as_given() -> None:
     assert "id" not in repr(answer).replace("request_id", "")
 
 
+async def test_secrets_in_a_body_and_in_headers_are_opened_for_kommo_only() -> None:
+    async with raw_server(reply(204)) as server, Transport() as transport:
+        body = {"a": SecretStr('s"é'), "b": [SecretStr("t")], "c": 1}
+        headers: dict[str, str | SecretStr] = {"X-Refresh-Token": SecretStr("r"), "X-Plain": "p"}
+        await transport.send("POST", server.host, PATH, json=body, headers=headers)
+        await transport.send("POST", server.host, PATH, json={"a": "\ud800é"})
+        with pytest.raises(TypeError, match="A bytes cannot be sent"):
+            await transport.send("POST", server.host, PATH, json={"a": b"x"})
+    first, second = server.asked
+    assert first.body == '{"a":"s\\"é","b":["t"],"c":1}'.encode()
+    assert (first.headers["x-refresh-token"], first.headers["x-plain"]) == ("r", "p")
+    assert second.body == b'{"a":"\\ud800\\u00e9"}'
+
+
 async def test_the_connection_is_kept() -> None:
     ports = set()
 

@@ -12,7 +12,7 @@ from sandbox import Sandbox, running_sandbox
 from store.database import Database
 from store.errors import NoSnapshotError
 from store.snapshots import read_snapshot
-from tasks.session import open_database
+from tasks.installation import open_database
 from tests.proofs.support import end, kill, rounds, start_kommo
 from tests.syncing import assert_stored_is_held, by_id, connect, held, only, quiet_config, stored
 
@@ -55,6 +55,7 @@ async def _kill_after(requests: int, delay: float, process: Process, kommo: Sand
     assert process.returncode == -9, "the sync ended before it could be killed"
 
 
+@pytest.mark.seconds(8)
 async def test_s1_kill_9_in_the_middle_of_a_sync_leaves_no_half_snapshot_and_a_rerun_the_same_rows(
     installation: Settings, prefect_api: str
 ) -> None:

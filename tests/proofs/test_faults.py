@@ -23,6 +23,7 @@ FAULTS: dict[str, dict[str, float]] = {
 RATE = 0.3 / len(FAULTS)
 
 
+@pytest.mark.seconds(4)
 async def test_r3_a_sync_under_thirty_percent_mixed_faults_ends_with_the_same_rows(
     installation: Settings,
 ) -> None:

@@ -118,6 +118,7 @@ async def test_a_truncated_body_is_shorter_than_its_content_length(api: Api) -> 
         await api.get("account")
 
 
+@pytest.mark.timing
 async def test_a_slow_answer_holds_nobody_else_up(api: Api) -> None:
     await api.control("POST", "faults", {"kind": "slow", "times": 1, "delay": 0.3, "path": "users"})
     started = time.perf_counter()

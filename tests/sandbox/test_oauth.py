@@ -5,56 +5,15 @@ import base64
 import hashlib
 import hmac
 import json
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 
+from tests.sandbox.oauth_support import Listener, code, consent, hint, pair, token
 from tests.sandbox.support import Api
 
-Json = dict[str, Any]
 MONTHS = 91 * 86_400
-
-
-async def token(api: Api, account: str = "acme", form: bool = False, /, **fields: str) -> httpx.Response:
-    known = api.sandbox.world.integration
-    body = {
-        "client_id": known.client_id,
-        "client_secret": known.client_secret,
-        "redirect_uri": known.redirect_uri,
-    }
-    body |= {"grant_type": "refresh_token" if "refresh_token" in fields else "authorization_code"} | fields
-    url, headers = (
-        f"{api.sandbox.url}/oauth2/access_token",
-        {"Host": f"{account}.localhost:{api.sandbox.port}"},
-    )
-    if form:
-        return await api.http.post(url, headers=headers, data=body)
-    return await api.http.post(url, headers=headers, json=body)
-
-
-async def code(api: Api, account: str = "acme") -> str:
-    return str((await api.control("POST", "authorize", {"account": account}))["code"])
-
-
-async def pair(api: Api) -> Json:
-    answer = await token(api, code=await code(api))
-    assert answer.status_code == 200, answer.text
-    found: Json = answer.json()
-    return found
-
-
-def hint(answer: httpx.Response) -> tuple[int, str]:
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["status"] == answer.status_code
-    return answer.status_code, answer.json()["hint"]
-
-
-async def consent(api: Api, **query: str) -> httpx.Response:
-    headers = {"Host": f"www.localhost:{api.sandbox.port}"}
-    asked = {"client_id": api.sandbox.world.integration.client_id} | query
-    return await api.http.get(f"{api.sandbox.url}/oauth", params=asked, headers=headers)
 
 
 async def test_the_consent_page_offers_allow_and_decline(api: Api) -> None:
@@ -62,7 +21,8 @@ async def test_the_consent_page_offers_allow_and_decline(api: Api) -> None:
     assert page.headers["content-type"].startswith("text/html")
     assert 'value="allow"' in page.text
     assert 'value="decline"' in page.text
-    assert "<script>" not in page.text
+    assert page.text.count("<script>") == 1  # its own
+    assert "&quot;&gt;&lt;script&gt;" in page.text
     assert (await consent(api, client_id="nobody")).status_code == 404
 
 
@@ -201,16 +161,84 @@ async def test_a_renamed_account_is_found_by_its_refresh_token(api: Api) -> None
     assert page.json()["_links"]["self"]["href"].startswith(f"http://acme-new.localhost:{api.sandbox.port}/")
 
 
-class Listener:
-    """The smallest server that writes down what it was asked."""
+async def test_the_host_of_addresses_knows_the_whereabouts_of_living_tokens_only(api: Api) -> None:
+    async def asked(
+        host: str, token: str, path: str = "current/subdomain", method: str = "GET"
+    ) -> httpx.Response:
+        headers = {"X-Refresh-Token": token}
+        return await api.send(method, f"/oauth2/account/{path}", host=host, token="none", headers=headers)
 
-    def __init__(self) -> None:
-        self.heads: list[str] = []
+    first = await pair(api)
+    refresh_token = first["refresh_token"]
+    assert (await asked("acme", refresh_token)).json()["subdomain"] == "acme"
+    assert (await asked("globex", refresh_token)).status_code == 401
+    assert (await asked("api-c", "nobody's")).status_code == 401
+    assert (await asked("api-c", refresh_token, method="POST")).status_code == 405
+    await api.control("POST", "rename", {"account": "acme", "subdomain": "acme-new"})
+    assert (await asked("acme", refresh_token)).status_code == 404
+    assert (await asked("api-c", refresh_token)).json()["domain"] == f"acme-new.localhost:{api.sandbox.port}"
+    bearer = {"host": "www", "token": first["access_token"]}
+    assert (await api.get("/oauth2/account/subdomain", **bearer)).json()["subdomain"] == "acme-new"
+    await api.control("POST", "revoke", {"account": "acme-new"})
+    assert (await asked("api-c", refresh_token)).status_code == 401
+    assert (await api.get("/oauth2/account/subdomain", **bearer)).status_code == 401
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
-        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
-        writer.close()
+
+async def test_a_name_that_was_given_up_may_be_taken_by_another_account(api: Api) -> None:
+    first = await pair(api)
+    taken = await api.http.post(
+        f"{api.sandbox.url}/_sandbox/rename", json={"account": "globex", "subdomain": "acme"}
+    )
+    assert taken.status_code == 400
+    await api.control("POST", "rename", {"account": "acme", "subdomain": "acme-new"})
+    await api.control("POST", "rename", {"account": "globex", "subdomain": "acme"})
+    assert hint(await token(api, refresh_token=first["refresh_token"])) == (400, "Invalid account")
+    assert (await token(api, "acme-new", refresh_token=first["refresh_token"])).status_code == 200
+    assert (await token(api, "globex", refresh_token=first["refresh_token"])).status_code == 404
+
+
+async def test_the_clock_of_the_sandbox_is_the_one_in_its_answers(api: Api) -> None:
+    moment = 1_900_000_000
+    assert (await api.control("POST", "clock", {"at": moment}))["now"] == pytest.approx(moment, abs=1)
+    first = await pair(api)
+    assert first["server_time"] == pytest.approx(moment, abs=5)
+    payload = first["access_token"].split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert claims["iat"] == first["server_time"]
+
+
+async def test_a_token_keeps_the_scopes_of_its_authorization(api: Api) -> None:
+    before = await pair(api)
+    await api.control("POST", "integrations", {"scopes": ["files"]})
+    after = await pair(api)
+    kept = (await token(api, refresh_token=before["refresh_token"])).json()
+    assert (await api.get("account", token=kept["access_token"])).status_code == 200
+    assert (await api.get("account", token=after["access_token"])).status_code == 403
+
+
+async def test_after_an_uninstall_a_new_installation_gives_new_tokens(api: Api) -> None:
+    first, unused = await pair(api), await code(api)
+    away = await api.control("POST", "uninstall", {"account": "acme"})
+    assert away == {"hook_url": "", "status": None}
+    assert hint(await token(api, code=unused)) == (400, "Authorization code has been revoked")
+    assert hint(await token(api, refresh_token=first["refresh_token"])) == (401, "Token has been revoked")
+    again = await pair(api)
+    assert (await api.get("account", token=again["access_token"])).status_code == 200
+    assert (await api.get("account", token=first["access_token"])).status_code == 401
+    assert (await token(api, refresh_token=again["refresh_token"])).status_code == 200
+
+
+async def test_the_disable_hook_of_two_uninstalls_is_the_same_call(api: Api) -> None:
+    await api.control("POST", "integrations", {"disable_hook": "http://127.0.0.1:9/off?from=kommo"})
+    hooks = [await api.control("POST", "uninstall", {"account": "acme"}) for _ in range(2)]
+    assert hooks[0] == hooks[1]
+    assert set(parse_qs(urlsplit(hooks[0]["hook_url"]).query)) == {
+        "from",
+        "client_uuid",
+        "account_id",
+        "signature",
+    }
+    assert hooks[0]["status"] is None
 
 
 async def test_a_widget_install_calls_the_redirect_uri_from_the_server_without_state(api: Api) -> None:

@@ -59,6 +59,48 @@ async def test_the_same_seed_gives_the_same_bytes_in_another_process() -> None:
     assert bodies[0] != bodies[2]
 
 
+async def test_the_ready_line_names_the_consent_page_and_the_integration() -> None:
+    flags = ("--client-id", "11111111-1111-4111-8111-111111111111", "--client-secret", "s3cret")
+    more = ("--redirect-uri", "http://127.0.0.1:1/cb", "--disable-hook", "http://127.0.0.1:1/off")
+    process, ready = await started("--accounts", "1000", *flags, *more)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        integrations = (await http.get(f"{ready['url']}/_sandbox/integrations")).json()
+    process.terminate()
+    await process.communicate()
+    assert ready["www"] == f"http://www.localhost:{ready['port']}"
+    assert (len(ready["accounts"]), ready["account_count"]) == (16, 1000)
+    assert ready["integration"] == {
+        "client_id": "11111111-1111-4111-8111-111111111111",
+        "client_secret": "s3cret",
+        "redirect_uri": "http://127.0.0.1:1/cb",
+        "disable_hook": "http://127.0.0.1:1/off",
+        "authorize_url": f"{ready['www']}/oauth",
+    }
+    assert [known["redirect_uri"] for known in integrations] == ["http://127.0.0.1:1/cb"]
+
+
+async def test_the_command_of_ours_starts_it_with_the_same_flags() -> None:
+    options = {
+        "accounts": "1",
+        "redirect-uri": "http://127.0.0.1:1/cb",
+        "client-id": "22222222-2222-4222-8222-222222222222",
+        "client-secret": "s3cret",
+        "refresh": "dead",
+    }
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("kommo"), "sandbox", "--port=0", "--json",
+        *(f"--{name}={value}" for name, value in options.items()),
+        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout
+    ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 20))
+    process.terminate()
+    await process.communicate()
+    for name in ("redirect-uri", "client-id", "client-secret"):
+        assert ready["integration"][name.replace("-", "_")] == options[name]
+    assert len(ready["accounts"]) == 1
+
+
 async def test_a_port_in_use_is_named() -> None:
     process, ready = await started()
     second = await asyncio.create_subprocess_exec(

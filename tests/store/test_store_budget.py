@@ -13,6 +13,8 @@ from store.database import Database
 from store.tables import metadata
 from tests.store.builders import run_processes
 
+pytestmark = pytest.mark.timing
+
 ACCOUNT, EGRESS = "account:1", "egress:default"
 T = RESERVE / 7
 
@@ -29,6 +31,7 @@ def _most_in_a_second(starts: list[float]) -> int:
 
 
 @pytest.mark.usefixtures("db")
+@pytest.mark.seconds(5)
 async def test_r1_four_processes_on_one_key_use_the_whole_budget_and_never_more(
     migrated_place: tuple[str, str],
 ) -> None:

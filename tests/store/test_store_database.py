@@ -5,6 +5,7 @@ import re
 import sqlite3
 import stat
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, MetaData, column, inspect, table, text
 from sqlalchemy.sql.schema import SchemaConst
 
 from store.address import parse_address
+from store.connections import list_connections, set_state
 from store.database import Database
 from store.errors import (
     DatabaseAddressError,
@@ -120,6 +122,37 @@ async def test_the_migration_writes_word_for_word_what_the_models_would(
             await connection.run_sync(metadata.create_all)
         assert migrated == await _definitions(db)
         assert len(migrated) > 30
+
+
+async def test_connections_of_the_first_version_come_through_an_upgrade_and_back(
+    database_place: tuple[str, str],
+) -> None:
+    async with Database.open(*database_place) as db:
+        await db.upgrade("0001")
+        later = {
+            *("token_fingerprint", "token_serial", "refreshed_at", "refresh_attempts", "next_refresh_at"),
+            "reason_code",
+        }
+        old = [one for one in metadata.tables["connection"].columns if one.name not in later]
+        then = table("connection", *(column(one.name, one.type) for one in old), schema=db.address.schema)
+        given: dict[str, Any] = dict.fromkeys((one.name for one in old), "x")
+        given |= dict.fromkeys(("account_id", "last_synced_at", "expires_at"))
+        given |= {"scopes": ["crm"]} | dict.fromkeys(("created_at", "updated_at", "state_since"), START)
+        states = {"a": "connected", "b": "degraded", "c": "failed"}
+        async with db.begin() as connection:
+            for org, state in states.items():
+                await connection.execute(then.insert().values({**given, "org": org, "state": state}))
+        await db.upgrade()
+        found = (await list_connections(db)).items
+        assert {record.org: record.state for record in found} == states
+        assert {(one.token_serial, one.refresh_attempts, one.token_fingerprint) for one in found} == {
+            (0, 0, None)
+        }
+        await set_state(db, "a", "refreshing", now=START)
+        await set_state(db, "b", "outcome_unknown", now=START)
+        await db.downgrade("0001")
+        await db.upgrade()
+        assert {one.org: one.state for one in (await list_connections(db)).items} == states
 
 
 async def test_four_processes_that_start_on_an_empty_database_make_its_tables_once(
@@ -284,6 +317,20 @@ async def test_a_missing_database_is_named_as_something_for_its_keeper(
     async with Database.open(url.rpartition("/")[0] + "/no_such_database", schema) as db:
         with pytest.raises(DatabaseForbiddenError, match="refuses this user"):
             await db.ensure()
+
+
+async def test_only_a_durable_transaction_waits_for_the_disk(db: Database) -> None:
+    """On PostgreSQL only where somebody told the server not to wait; on SQLite we did, for everything else."""
+    asking = {"sqlite": "PRAGMA synchronous", "postgresql": "SHOW synchronous_commit"}[db.dialect]
+    fast, safe = {"sqlite": (1, 2), "postgresql": ("off", "on")}[db.dialect]
+    found = []
+    if db.dialect == "postgresql":
+        async with db.begin() as connection:
+            await connection.execute(text("SET synchronous_commit TO off"))
+    for durable in (False, True, True, False):
+        async with db.begin(durable=durable) as connection:
+            found.append((await connection.execute(text(asking))).scalar())
+    assert found == [fast, safe, safe, fast]
 
 
 async def test_the_callers_own_errors_pass_through_a_transaction_unchanged_and_roll_it_back(

@@ -36,6 +36,10 @@ class OffsetClock(SystemClock):
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
 
+    async def sleep(self, seconds: float) -> None:
+        """Backing off need not take its time; whoever waits for a moment looks again."""
+        await super().sleep(min(seconds, 0.05))
+
     def now(self) -> datetime:
         return super().now() + timedelta(seconds=self.seconds)
 

@@ -1,0 +1,111 @@
+"""A Prefect server for tests: what Prefect's own test harness gives, in a third of the time.
+
+Prefect makes a new database by more than a hundred migrations, seven seconds of work; so that is done once per version
+of Prefect, and every later server begins with a copy. Each worker of a parallel session has a server of its own:
+blocks are named after orgs, and those are the same in many tests.
+"""
+
+import fcntl
+import http.client
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import prefect
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
+
+STARTS_WITHIN = 120.0
+
+
+@contextmanager
+def running_prefect(folder: Path, kept: Path) -> Iterator[str]:
+    """A server for as long as the block lasts; Prefect in this process talks to it.
+
+    Args:
+        folder: an empty folder for its database.
+        kept: a folder that outlives the session, for the migrated database.
+
+    Yields:
+        The address of its API.
+    """
+    database = folder / "prefect.db"
+    url = f"sqlite+aiosqlite:///{database}"
+    process, api = _start_migrated(database, url, kept / f"prefect-{prefect.__version__}.db")
+    try:
+        with temporary_settings({PREFECT_API_URL: api, PREFECT_SERVER_DATABASE_CONNECTION_URL: url}):
+            yield api
+            # While there is someone to send it to: at exit it would be retried for a minute.
+            APILogWorker.drain_all()
+            EventsWorker.drain_all()
+    finally:
+        _end(process)
+
+
+def _start_migrated(database: Path, url: str, migrated: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """Start on a copy of what was migrated before; whoever comes first has to migrate, the others wait for it."""
+    migrated.parent.mkdir(parents=True, exist_ok=True)
+    with migrated.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not migrated.exists():
+            process, api = _start(url)
+            try:
+                _keep(database, migrated)
+            except BaseException:
+                _end(process)
+                raise
+            return process, api
+    shutil.copyfile(migrated, database)
+    return _start(url)
+
+
+def _keep(database: Path, migrated: Path) -> None:
+    half = migrated.with_suffix(".half")
+    half.unlink(missing_ok=True)
+    with closing(sqlite3.connect(database)) as made, closing(sqlite3.connect(half)) as copy:
+        made.backup(copy)  # with what is still in the write-ahead log
+    half.rename(migrated)
+
+
+def _start(database_url: str) -> tuple[subprocess.Popen[bytes], str]:
+    # The socket is open before the server is there: nobody else can take its port, and a question waits for its answer.
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "uvicorn", "--app-dir", str(prefect.__module_path__.parent)),
+                *("--factory", "prefect.server.api.server:create_app", "--lifespan", "on"),
+                *("--fd", str(door.fileno()), "--log-level", "error"),
+            ],
+            env={
+                **os.environ,
+                "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
+                "PREFECT_SERVER_UI_ENABLED": "false",
+            },
+            pass_fds=[door.fileno()],
+        )
+    asked = http.client.HTTPConnection("127.0.0.1", port, timeout=STARTS_WITHIN)
+    try:
+        with closing(asked):
+            asked.request("GET", "/api/health")
+            assert asked.getresponse().status == 200
+    except BaseException:
+        _end(process)
+        raise
+    return process, f"http://127.0.0.1:{port}/api"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,26 @@
+"""Quiet for the tests that measure time: while one of them runs, the other workers of the session wait.
+
+Everything that a test does is done with the lock shared, the call of a test marked `timing` with the lock to itself.
+"""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def my_turn(folder: Path, *, alone: bool) -> Iterator[None]:
+    """Hold the turn for as long as the block lasts.
+
+    Args:
+        folder: where the workers of one session find the same locks.
+        alone: nobody else may hold it at the same time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "turn.lock").open("w") as turn:
+        # Whoever waits to be alone keeps the gate shut: otherwise the others would go on in turns for ever.
+        with (folder / "gate.lock").open("w") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            fcntl.flock(turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
