@@ -7,7 +7,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 from pydantic import SecretStr
 
-from blocks.connection import block_name
+from blocks.names import block_name
 from gateway.answers import CHALLENGE, Refusal
 from gateway.services import services_of
 from store.api_keys import ApiKey

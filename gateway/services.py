@@ -18,7 +18,7 @@ from store.connections import ConnectionRecord
 from store.database import Database
 from tasks.app import require_app
 from tasks.errors import AppIncompleteError
-from tasks.session import open_database
+from tasks.installation import open_database
 
 FINISH_SECONDS = 30.0
 """Seconds that work under way has to end when the gateway stops."""

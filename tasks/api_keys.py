@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import SecretStr
 
-from blocks.connection import block_name
+from blocks.names import block_name
 from kommo.clock import Clock, SystemClock
 from store.api_keys import ApiKey, create_key, find_key, note_use
 from store.database import Database

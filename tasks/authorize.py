@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from blocks.app import KommoApp
-from blocks.connection import block_name
+from blocks.names import block_name
 from blocks.settings import Settings
 from kommo.auth import Verdict, authorize_url, verdict_on_refresh
 from kommo.clock import Clock, SystemClock

@@ -26,7 +26,7 @@ async def create(
     """
     from blocks.settings import Settings
     from tasks.api_keys import make_api_key
-    from tasks.session import open_database
+    from tasks.installation import open_database
 
     if bool(org) == all_orgs:
         raise WrongUseError(
@@ -55,7 +55,7 @@ async def show(*, json: bool = False) -> None:
     """
     from blocks.settings import Settings
     from store.api_keys import list_keys
-    from tasks.session import open_database
+    from tasks.installation import open_database
 
     async with open_database(Settings()) as database:
         keys = await list_keys(database)
@@ -91,7 +91,7 @@ async def revoke(key_id: str) -> None:
 
     from blocks.settings import Settings
     from store.api_keys import revoke_key
-    from tasks.session import open_database
+    from tasks.installation import open_database
 
     async with open_database(Settings()) as database:
         if not await revoke_key(database, key_id, now=datetime.now(tz=UTC)):

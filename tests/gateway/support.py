@@ -15,7 +15,8 @@ import httpx
 import uvicorn
 
 from blocks.app import CALLBACK_PATH
-from blocks.connection import KommoConnection, block_name
+from blocks.connection import KommoConnection
+from blocks.names import block_name
 from blocks.settings import Settings
 from gateway.app import create_app
 from gateway.services import Services, open_services

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 from urllib.parse import urlencode
 
-from blocks.connection import KommoConnection, block_name
+from blocks.connection import KommoConnection
+from blocks.names import block_name
 from kommo.clock import SystemClock
 from store.oauth_states import peek_state, put_state
 from store.token_journal import chain

@@ -8,7 +8,8 @@ import httpx
 import pytest
 from sqlalchemy import select, text
 
-from blocks.connection import KommoConnection, block_name
+from blocks.connection import KommoConnection
+from blocks.names import block_name
 from store.database import Database
 from store.tables.base import metadata
 from tests.gateway.support import AS_BROWSER, CALLBACK, CLIENT_SECRET, START, House
