@@ -26,6 +26,11 @@ async def main() -> None:
             tags=["kommo"],
             description="Sync one org, when somebody or something asks for it.",
         ),
+        await connect_account.ato_deployment(
+            name="on-demand",
+            tags=["kommo"],
+            description="Announce and read an account that has just been connected; the gateway asks for it.",
+        ),
         await full_crm_sync_all.ato_deployment(
             name="nightly",
             tags=["kommo"],
@@ -39,11 +44,6 @@ async def main() -> None:
             parameters={"within": "6h"},
             schedule=Cron("*/30 * * * *", timezone="UTC"),
             description="Refresh every connection whose access token ends within six hours.",
-        ),
-        await connect_account.ato_deployment(
-            name="on-demand",
-            tags=["kommo"],
-            description="Announce a new connection and sync it for the first time.",
         ),
         await disconnect_account.ato_deployment(
             name="on-demand", tags=["kommo"], description="Forget an org's tokens."

@@ -110,6 +110,30 @@ async def list_connections(
     return await _read_page(db, query, limit)
 
 
+async def find_connections(
+    db: Database, *, account_id: int | None = None, host: str | None = None
+) -> list[ConnectionRecord]:
+    """The connections to one Kommo account, by its id, its host or both; several orgs may share an account.
+
+    Args:
+        db: the store.
+        account_id: Kommo's id of the account.
+        host: the account's host.
+
+    Raises:
+        ValueError: neither was given; every connection is `list_connections`.
+    """
+    if account_id is None and host is None:
+        raise ValueError("Name the account by its id or its host.")
+    query = select(_TABLE).order_by(_TABLE.c.org)
+    if account_id is not None:
+        query = query.where(_TABLE.c.account_id == account_id)
+    if host is not None:
+        query = query.where(_TABLE.c.host == host)
+    async with db.read() as connection:
+        return [to_record(row) for row in (await connection.execute(query)).mappings()]
+
+
 async def due_connections(
     db: Database,
     *,

@@ -38,6 +38,11 @@ def build_app() -> App:
     keys.command(
         "deployments.cli.sealing:rotate", name="rotate", help="Seal the journal of tokens with a new key."
     )
+    api = App(name="api", help="The product's keys, with which it comes to the gateway.")
+    api.command("deployments.cli.keys:create", name="create", help="Make a key; it is shown once.")
+    api.command("deployments.cli.keys:show", name="list", help="The keys that there are.")
+    api.command("deployments.cli.keys:revoke", name="revoke", help="End a key, at once and for good.")
+    keys.command(api)
     app.command(keys)
     app.command(
         "deployments.cli.sync:sync", name="sync", help="Read an org's Kommo set-up and save what changed."
@@ -63,6 +68,9 @@ def build_app() -> App:
     )
     db.command("deployments.cli.database:state", name="state", help="Which version the tables have.")
     app.command(db)
+    app.command(
+        "deployments.cli.gateway:gateway", name="gateway", help="Serve the HTTP door: OAuth and status."
+    )
     budget = App(name="budget", help="The request budget shared by all processes.")
     budget.command(
         "deployments.cli.budget:show", name="show", help="Who may send when, and which keys are stopped."

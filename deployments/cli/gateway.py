@@ -1,0 +1,36 @@
+"""`kommo gateway`: the HTTP door, as a server of its own."""
+
+from __future__ import annotations
+
+from deployments.cli.output import print_json, say
+from deployments.cli.run import WrongUseError
+
+
+async def gateway(*, host: str = "127.0.0.1", port: int = 8020, json: bool = False) -> None:
+    """Serve the HTTP door until interrupted: connecting accounts by OAuth, and how connections stand.
+
+    It needs KOMMO_CLIENT_ID, KOMMO_CLIENT_SECRET and APP_URL (or the Kommo App block), and a key for the product:
+    `kommo keys api create`. Put a proxy with https before it; it speaks plain HTTP.
+
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        json: Print the ready line as JSON.
+    """
+    from blocks.settings import Settings
+    from gateway.serve import serve
+    from tasks.app import require_app
+
+    settings = Settings()
+    await require_app(settings)
+
+    def ready(url: str) -> None:
+        if json:
+            print_json({"url": url})
+        else:
+            say(f"The gateway listens on {url} (its API: {url}/openapi.json). Ctrl-C stops it.")
+
+    try:
+        await serve(host, port, settings, ready=ready)
+    except OSError as error:
+        raise WrongUseError(f"Port {port} on {host} cannot be used: {error.strerror}.") from None

@@ -1,0 +1,121 @@
+"""The shapes of answers that are not good news.
+
+On the doors that the product knew before, the body is `{"error": "…"}` with the words that the product compares;
+everywhere else it is problem+json (RFC 9457). Neither ever repeats what the caller sent.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from store.errors import StoreError
+from tasks.errors import DataPlaneError
+
+SEED_PREFIX = "/api/v1/crm/kommo/"
+"""Where the doors are that the product knew before."""
+PROBLEM_TYPE = "application/problem+json"
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="kommo"'}
+BUSY_SECONDS = 5
+
+
+class SeedError(BaseModel):
+    """What went wrong, in the words that the product compares."""
+
+    error: str = Field(description="What went wrong.", examples=["Invalid or expired state"])
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    type: str = Field(
+        default="about:blank", description="Kind of problem; `about:blank` says no more than status."
+    )
+    title: str = Field(description="The problem in a few words.", examples=["Not Found"])
+    status: int = Field(description="The HTTP status again.", examples=[404])
+    detail: str = Field(
+        description="What to do about it.", examples=["The org has no connection to Kommo. Connect it first."]
+    )
+
+
+class Refusal(Exception):  # noqa: N818  it is an answer, not an accident
+    """An answer that ends the work on a request.
+
+    Args:
+        status: HTTP status.
+        sentence: What went wrong and what to do; never anything that the caller sent.
+        headers: Further headers.
+    """
+
+    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
+        self.status = status
+        self.sentence = sentence
+        self.headers = dict(headers or {})
+        super().__init__(sentence)
+
+
+def refused(path: str, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """A refusal in the shape that its door has."""
+    if path.startswith(SEED_PREFIX):
+        return JSONResponse({"error": sentence}, status, headers)
+    problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=sentence)
+    return JSONResponse(problem.model_dump(), status, headers, PROBLEM_TYPE)
+
+
+def seed_errors(**said: tuple[int, str, list[str]]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of a seed door's errors: each a status, what it means, and the bodies it can have."""
+    entries: dict[int | str, dict[str, Any]] = {}
+    for status, meaning, bodies in said.values():
+        examples = {str(number): {"value": {"error": body}} for number, body in enumerate(bodies, 1)}
+        entries[status] = {
+            "model": SeedError,
+            "description": meaning,
+            "content": {"application/json": {"examples": examples}},
+        }
+    return entries
+
+
+def problems(**said: tuple[int, str, str]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of a door's problems: each a status, what it means, and an example's detail."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {
+            "description": meaning,
+            "content": {
+                PROBLEM_TYPE: {
+                    "schema": schema,
+                    "example": Problem(
+                        title=HTTPStatus(status).phrase, status=status, detail=detail
+                    ).model_dump(),
+                }
+            },
+        }
+        for status, meaning, detail in said.values()
+    }
+
+
+def install_error_answers(app: FastAPI) -> None:
+    """Give every error of a request its shape."""
+    for kind in (Refusal, RequestValidationError, HTTPException, StoreError, DataPlaneError):
+        app.add_exception_handler(kind, _answer)
+
+
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    path = request.url.path
+    if isinstance(error, Refusal):
+        return refused(path, error.status, error.sentence, error.headers)
+    if isinstance(error, RequestValidationError):
+        return refused(path, 400, "Invalid request")
+    if isinstance(error, HTTPException):
+        return refused(path, error.status_code, HTTPStatus(error.status_code).phrase, error.headers)
+    # What our own errors say is meant for whoever runs this, and may name the database's address: it goes into the log.
+    request.scope["state"]["fault"] = str(error)
+    return refused(path, 503, UNAVAILABLE, {"Retry-After": str(BUSY_SECONDS)})
+
+
+UNAVAILABLE = "This service cannot do its work at the moment. Try again in a little while."

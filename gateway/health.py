@@ -1,0 +1,64 @@
+"""Whether the process lives, and whether it can do its work."""
+
+import asyncio
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+
+from gateway.services import services_of
+from store.errors import StoreError
+from tasks.errors import AppIncompleteError
+
+_PATIENCE = 3.0
+
+router = APIRouter(tags=["Health"])
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(BaseModel):
+    """What the work needs, each `ok` or `failing`; the reasons are in the log."""
+
+    status: Literal["ok", "failing"]
+    database: Literal["ok", "failing"] = Field(description="The tables can be read and are of this version.")
+    integration: Literal["ok", "failing"] = Field(description="Client id, secret and redirect URI are known.")
+
+
+@router.get("/healthz", summary="Is it alive?", response_description="It is.")
+async def healthz() -> Alive:
+    """Whether the process answers at all; looks at nothing else."""
+    return Alive()
+
+
+@router.get(
+    "/readyz",
+    summary="Can it do its work?",
+    response_description="It can.",
+    responses={503: {"model": Ready, "description": "Something that the work needs is failing."}},
+)
+async def readyz(request: Request, response: Response) -> Ready:
+    """Whether the database and the integration are there. Prefect is not asked: the doors do not need it."""
+    services = services_of(request)
+    database, integration = True, True
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            database = (await services.database.state()).name == "current"
+    except (StoreError, TimeoutError) as error:
+        request.scope["state"]["fault"] = str(error) or "the database takes too long"
+        database = False
+    try:
+        await services.app()
+    except AppIncompleteError:
+        integration = False
+    good = database and integration
+    response.status_code = 200 if good else 503
+    return Ready(status=_word(good), database=_word(database), integration=_word(integration))
+
+
+def _word(good: bool) -> Literal["ok", "failing"]:
+    return "ok" if good else "failing"

@@ -1,0 +1,160 @@
+"""What every request passes: limits, security headers, a log without query strings, errors that tell nothing.
+
+Plain ASGI, not Starlette's `BaseHTTPMiddleware`: that one cancels work whose client has gone away, and a code that has
+been sent to Kommo must not be dropped then.
+"""
+
+import logging
+import secrets
+import time
+import traceback
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.answers import refused
+
+LONGEST_TARGET = 16 * 1024
+"""Bytes of path and query; Kommo's codes have about a thousand."""
+LONGEST_HEADERS = 32 * 1024
+LARGEST_BODY = 1024 * 1024
+_LONGEST_SHOWN = 24
+
+_access = logging.getLogger("gateway.access")
+_log = logging.getLogger("gateway")
+
+_HEADERS = {
+    # Pages bring a policy of their own, with a nonce for their one style and script.
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    # The address of a callback holds the code: nobody may be told of it, and nothing may keep it.
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Robots-Tag": "noindex",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+def reference_of(scope: Scope) -> str:
+    """The reference that the log and the answer of a request share."""
+    return str(scope["state"]["reference"])
+
+
+class FrontDoor:
+    """The outermost layer: gives each request a reference, guards what goes out, writes the one log line.
+
+    Args:
+        app: What is inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        reference = state["reference"] = secrets.token_hex(6)
+        began, status = time.perf_counter(), 0
+
+        async def guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                headers["X-Request-Id"] = reference
+            await send(message)
+
+        try:
+            await self._app(scope, receive, guarded)
+        except Exception as error:  # noqa: BLE001 - the last place where anything may be caught
+            # Neither the text of the error nor its arguments: nobody knows what they hold.
+            _log.error("%s: unexpected %s at %s", reference, type(error).__name__, _where(error))
+            if not status:
+                answer = refused(
+                    scope["path"],
+                    500,
+                    f"Something went wrong here. Quote {reference} to whoever runs this service.",
+                )
+                await answer(scope, receive, guarded)
+        finally:
+            took = (time.perf_counter() - began) * 1000
+            if fault := state.get("fault"):
+                _log.error("%s: %s", reference, fault)
+            _access.info("%s %s %s %.0f ms %s", _method(scope), shown_path(scope), status, took, reference)
+
+
+class Limits:
+    """Refuses what is too large before anybody works on it.
+
+    Args:
+        app: What is inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = _too_large(scope)
+        if refusal is not None:
+            await refused(scope["path"], *refusal)(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > LARGEST_BODY:
+                # Whoever sends without saying how much is cut off, as if the connection had broken.
+                return {"type": "http.disconnect"}
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _too_large(scope: Scope) -> tuple[int, str] | None:
+    if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > LONGEST_TARGET:
+        return 414, "The address is too long."
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > LONGEST_HEADERS:
+        return 431, "The headers are too large."
+    for name, value in scope["headers"]:
+        if name == b"content-length" and not (value.isdigit() and int(value) <= LARGEST_BODY):
+            return 413, "The body is too large."
+    return None
+
+
+def shown_path(scope: Scope) -> str:
+    """The path of a request as the log may show it: the door's pattern, or what was asked for with long parts left out.
+
+    A path without a door may be a mistyped one of a door whose path holds a key.
+    """
+    route = scope.get("route")
+    if route is not None:
+        return str(route.path)
+    parts = scope["path"].split("/")[:8]
+    return "/".join(
+        part if len(part) <= _LONGEST_SHOWN and part.isascii() and part.isprintable() else "…"
+        for part in parts
+    )
+
+
+def _method(scope: Scope) -> str:
+    return str(scope["method"])[:16]
+
+
+def _where(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return " < ".join(
+        f"{frame.name} ({frame.filename.rpartition('/')[2]}:{frame.lineno})" for frame in reversed(frames)
+    )

@@ -1,0 +1,117 @@
+"""How an org's connection stands (product-contract.md, door 14): real data, no secrets."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.access import Caller, authorized_org
+from gateway.answers import Refusal, problems
+from gateway.services import services_of
+from store.connections import ConnectionState
+from store.errors import UnknownConnectionError
+from tasks.status import org_status
+
+router = APIRouter(tags=["Connections"])
+
+
+class Account(BaseModel):
+    """The Kommo account."""
+
+    id: int | None = Field(description="Kommo's id.", examples=[31234567])
+    name: str | None = Field(examples=["Acme Inc"])
+    host: str = Field(examples=["acme.kommo.com"])
+
+
+class LastSync(BaseModel):
+    """The newest reading of the account's set-up, finished or not."""
+
+    state: str = Field(description="running, completed, failed or abandoned.", examples=["completed"])
+    scope: str = Field(examples=["all"])
+    started_at: datetime
+    finished_at: datetime | None
+    reason: str | None = Field(description="Why it failed.")
+
+
+class ConnectionStatus(BaseModel):
+    """How one org's connection stands."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "org": "acme",
+                "provider": "kommo",
+                "state": "connected",
+                "reason": None,
+                "reason_code": None,
+                "since": "2026-11-23T10:00:00Z",
+                "account": {"id": 31234567, "name": "Acme Inc", "host": "acme.kommo.com"},
+                "scopes": ["crm", "notifications"],
+                "expires_at": "2026-11-24T10:00:00Z",
+                "last_synced_at": "2026-11-23T10:01:00Z",
+                "last_sync": {
+                    "state": "completed",
+                    "scope": "all",
+                    "started_at": "2026-11-23T10:00:10Z",
+                    "finished_at": "2026-11-23T10:01:00Z",
+                    "reason": None,
+                },
+            }
+        }
+    )
+    org: str
+    provider: str
+    state: ConnectionState = Field(
+        description="`connected` works; `refreshing` too; `degraded` works in part; `outcome_unknown` is being "
+        "settled; `reauthorization_required`, `disconnected` and `failed` need a person."
+    )
+    reason: str | None = Field(description="Why, as a sentence for people.")
+    reason_code: str | None = Field(description="Why, as a word for programs.")
+    since: datetime = Field(description="When the state began.")
+    account: Account
+    scopes: list[str] = Field(description="What the token may do, as it says itself.")
+    expires_at: datetime | None = Field(description="End of the access token; it is renewed before.")
+    last_synced_at: datetime | None = Field(description="When the set-up was last read completely.")
+    last_sync: LastSync | None
+
+
+@router.get(
+    "/api/v1/orgs/{org}/connection",
+    summary="How an org's connection stands",
+    response_model=ConnectionStatus,
+    response_description="How it stands at this moment.",
+    responses=problems(
+        bad=(
+            400,
+            "The org is not written as orgs are.",
+            "An org is written in lower-case letters, digits and dashes.",
+        ),
+        nobody=(401, "No key, or not a good one.", "Unauthorized"),
+        other=(403, "The key is for other orgs.", "This key may not act for that org."),
+        unknown=(
+            404,
+            "The org was never connected.",
+            "This org has no connection to Kommo. Connect it first.",
+        ),
+        away=(503, "The database is away.", "This service cannot do its work at the moment."),
+    ),
+)
+async def connection(
+    request: Request,
+    caller: Caller,
+    org: Annotated[str, Path(description="The product's tenant.", examples=["acme"])],
+) -> ConnectionStatus:
+    """State, reason and time of one org's connection, the account it belongs to, and its newest sync."""
+    org = authorized_org(caller, org)
+    try:
+        found = await org_status(services_of(request).database, org)
+    except UnknownConnectionError:
+        raise Refusal(404, "This org has no connection to Kommo. Connect it first.") from None
+    run = found["last_run"]
+    return ConnectionStatus(
+        **{name: found[name] for name in ConnectionStatus.model_fields if name in found},
+        since=found["state_since"],
+        account=Account(id=found["account_id"], name=found["account_name"], host=found["host"]),
+        last_sync=None if run is None else LastSync(**{name: run[name] for name in LastSync.model_fields}),
+    )

@@ -1,0 +1,108 @@
+"""What all doors share: the database, the integration, work under way; opened once, closed together."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from fastapi import Request
+
+from blocks.app import KommoApp
+from blocks.settings import Settings
+from gateway.answers import Refusal
+from gateway.background import Background
+from gateway.first_sync import start_first_sync
+from kommo.clock import Clock, SystemClock
+from store.connections import ConnectionRecord
+from store.database import Database
+from tasks.app import require_app
+from tasks.errors import AppIncompleteError
+from tasks.installation import open_database
+
+FINISH_SECONDS = 30.0
+"""Seconds that work under way has to end when the gateway stops."""
+NOT_SET_UP = "This service is not set up yet. Whoever runs it finds the reason in its log."
+FirstSync = Callable[[ConnectionRecord], Coroutine[object, object, None]]
+
+_log = logging.getLogger("gateway")
+
+
+@dataclass
+class Services:
+    """What the doors work with.
+
+    Attributes:
+        settings: This installation.
+        database: An open database.
+        clock: Source of time.
+        first_sync: Has a new connection's account read; may take its time.
+        background: Work that goes on after an answer.
+    """
+
+    settings: Settings
+    database: Database
+    clock: Clock = field(default_factory=SystemClock)
+    first_sync: FirstSync = start_first_sync
+    background: Background = field(default_factory=Background)
+    _app: KommoApp | None = field(default=None, repr=False)
+    _loading: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    async def app(self) -> KommoApp:
+        """The integration, read once.
+
+        Raises:
+            AppIncompleteError: Its id, secret or redirect URI is missing; it is looked for again the next time.
+        """
+        async with self._loading:
+            if self._app is None:
+                self._app = await require_app(self.settings)
+            return self._app
+
+    def connected(self, connection: ConnectionRecord) -> None:
+        """Have a new connection's account read, without waiting for it."""
+        key = f"first sync of {connection.org}"
+        self.background.start(key, key, self.first_sync(connection))
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, *, clock: Clock | None = None, first_sync: FirstSync = start_first_sync
+) -> AsyncIterator[Services]:
+    """Open what the doors work with; at the end, wait for what is under way.
+
+    Args:
+        settings: This installation.
+        clock: Source of time.
+        first_sync: Has a new connection's account read.
+
+    Raises:
+        StoreError: The database cannot be used.
+    """
+    async with open_database(settings) as database:
+        services = Services(settings, database, clock or SystemClock(), first_sync)
+        try:
+            await services.app()
+        except AppIncompleteError as error:
+            _log.warning("Nobody can connect yet. %s", error)
+        try:
+            yield services
+        finally:
+            await services.background.finish(FINISH_SECONDS)
+
+
+def services_of(request: Request) -> Services:
+    """The services of the application that a request came to."""
+    services: Services = request.app.state.services
+    return services
+
+
+async def app_of(request: Request) -> KommoApp:
+    """The integration, or a refusal that tells no outsider what is missing."""
+    try:
+        return await services_of(request).app()
+    except AppIncompleteError as error:
+        request.scope["state"]["fault"] = str(error)
+        raise Refusal(
+            503, "This service is not set up yet. Whoever runs it finds the reason in its log."
+        ) from None
