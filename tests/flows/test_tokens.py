@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -21,12 +21,13 @@ from sandbox import Sandbox, running_sandbox
 from sandbox.oauth_pages import callback_url
 from store.audit import list_audit
 from store.claims import release, take_claim
-from store.connections import ConnectionRecord, get_connection
+from store.connections import ConnectionRecord, get_connection, set_state
 from store.database import Database
 from store.errors import NoSnapshotError
 from store.outbox import list_outbox
 from store.snapshots import read_snapshot
 from store.token_journal import chain
+from tasks import conclude
 from tasks.app import find_app, require_app
 from tasks.connect import connect_with_code
 from tasks.credentials import PrefectBlocks
@@ -165,6 +166,37 @@ async def test_t4_a_removed_integration_asks_for_a_person_and_a_sync_does_not_un
         assert (await full_crm_sync("acme")).state == "completed"
 
 
+async def test_t4_kommo_that_refuses_good_tokens_for_a_while_ends_no_connection(
+    installation: Settings, kommo: Sandbox
+) -> None:
+    async with open_database(installation) as database:
+        await consent(kommo, database)
+        kommo.world.faults.add(kind="401", rate=1.0, path="/api/v4/")
+        with pytest.raises(SyncFailedError):
+            await full_crm_sync("acme")
+        assert (await get_connection(database, "acme")).state == "degraded"
+        kommo.world.faults.rules.clear()
+        assert (await full_crm_sync("acme")).state == "completed"
+        assert (await get_connection(database, "acme")).state == "connected"
+
+
+async def test_a_sync_does_not_revive_a_connection_that_was_ended_meanwhile(
+    installation: Settings, kommo: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_database(installation) as database:
+        await consent(kommo, database)
+        finish_run = conclude.finish_run
+
+        async def ended(*arguments: Any, **more: Any) -> None:
+            await set_state(database, "acme", "disconnected", "A person did it.", now=SystemClock().now())
+            await finish_run(*arguments, **more)
+
+        monkeypatch.setattr(conclude, "finish_run", ended)
+        monkeypatch.setattr(conclude, "PAIR", "what a long-lived token is not")
+        await full_crm_sync("acme")
+        assert (await get_connection(database, "acme")).state == "disconnected"
+
+
 async def test_the_refresh_takes_what_is_due_and_one_dead_connection_stops_nobody(
     installation: Settings, kommo: Sandbox
 ) -> None:
@@ -222,6 +254,9 @@ async def test_an_uninstall_is_believed_only_when_kommo_confirms_it(
         connection = await consent(kommo, database)
         assert not await confirm_uninstall("acme", Settings(), database=database)
         assert (await get_connection(database, "acme")).state == "connected"
+        # An access token that another process has just replaced is refused, too: that is no proof.
+        kommo.world.faults.add(kind="401", rate=1.0, times=1, path="/api/v4/account")
+        assert not await confirm_uninstall("acme", Settings(), database=database)
         assert connection.account_id is not None
         kommo.world.oauth.revoke(connection.account_id)
         assert await confirm_uninstall("acme", Settings(), database=database)
