@@ -312,10 +312,9 @@ class Refresher:
         connection = attempt.connection
         held = await self._vault.keep(connection, pair, host)
         await self._reached("journalled")
-        current = await self._current_after(connection, held)
         try:
-            held = await self._vault.settle(connection, current)
-        except NotConnectedError:  # a person ended it meanwhile
+            held = await self._vault.settle(connection, await self._current_after(connection, held))
+        except NotConnectedError:  # a person ended it meanwhile, or put a long-lived token in its place
             await self._release(attempt.claim)
             raise
         await self._reached("saved")
@@ -334,7 +333,7 @@ class Refresher:
         try:
             if await self._vault.is_current(connection.org, held):
                 return held
-            return await self._vault.held(await get_connection(self._database, connection.org))
+            return await self._vault.held(await self._connection(connection.org))
         except (StoreError, BlocksUnavailableError, OSError):
             return held
 

@@ -1,5 +1,6 @@
 """Connecting by a consent, refreshing, and syncing with a pair: real flows on a real Prefect engine."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, cast
@@ -25,6 +26,7 @@ from store.connections import ConnectionRecord, get_connection, set_state
 from store.database import Database
 from store.errors import NoSnapshotError
 from store.outbox import list_outbox
+from store.runs import finish_run
 from store.snapshots import read_snapshot
 from store.token_journal import chain
 from tasks import conclude
@@ -36,8 +38,10 @@ from tasks.errors import AppIncompleteError, RefreshRunFailedError, SyncFailedEr
 from tasks.installation import open_database
 from tasks.keys import encryption_warning, rotate_keys
 from tasks.status import fleet_status, org_status
+from tasks.keys import rotate_keys
+from tasks.session import open_refresher
 from tasks.vault import HeldPair, Vault
-from tests.syncing import quiet_config
+from tests.syncing import connect, quiet_config
 from tests.tokens.support import token_calls, works
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -185,7 +189,6 @@ async def test_a_sync_does_not_revive_a_connection_that_was_ended_meanwhile(
 ) -> None:
     async with open_database(installation) as database:
         await consent(kommo, database)
-        finish_run = conclude.finish_run
 
         async def ended(*arguments: Any, **more: Any) -> None:
             await set_state(database, "acme", "disconnected", "A person did it.", now=SystemClock().now())
@@ -261,6 +264,39 @@ async def test_an_uninstall_is_believed_only_when_kommo_confirms_it(
         kommo.world.oauth.revoke(connection.account_id)
         assert await confirm_uninstall("acme", Settings(), database=database)
         assert (await get_connection(database, "acme")).state == "disconnected"
+
+
+async def test_a_refresh_that_is_under_way_does_not_overwrite_a_long_lived_token(
+    installation: Settings, kommo: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_database(installation) as database:
+        await consent(kommo, database)
+        settle, connecting = Vault.settle, []
+        account = next(one for one in kommo.accounts if one.subdomain == "acme")
+
+        async def settle_late(vault: Vault, connection: ConnectionRecord, held: HeldPair) -> HeldPair:
+            connecting.append(asyncio.create_task(connect("acme", account, Settings())))
+            await asyncio.sleep(1.0)
+            return await settle(vault, connection, held)
+
+        monkeypatch.setattr(Vault, "settle", settle_late)
+        async with open_refresher(database, Settings()) as refresher:
+            assert (await refresher.fresh("acme", force=True)).called
+        await asyncio.gather(*connecting)
+        block = cast("KommoConnection", await KommoConnection.aload(block_name("acme")))
+        assert block.access_token.get_secret_value() == account.admin_token
+        assert (await get_connection(database, "acme")).token_kind == "long_lived"
+
+
+async def test_a_block_that_somebody_removed_is_made_anew(installation: Settings, kommo: Sandbox) -> None:
+    async with open_database(installation) as database, PrefectBlocks() as ours, PrefectBlocks() as others:
+        await consent(kommo, database)
+        block = await ours.load("acme")
+        assert block is not None
+        await others.delete("acme")
+        assert await ours.load("acme") is None
+        await ours.save("acme", block)
+        assert await others.load("acme") is not None
 
 
 async def test_keys_are_rotated_without_losing_a_token(installation: Settings, kommo: Sandbox) -> None:
