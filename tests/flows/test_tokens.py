@@ -9,6 +9,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
+from blocks.app import KommoApp
 from blocks.connection import KommoConnection
 from blocks.names import block_name
 from blocks.settings import Settings
@@ -311,6 +312,24 @@ async def test_keys_are_rotated_without_losing_a_token(installation: Settings, k
         done = await rotate_keys(Settings(), drop_old=True)
         assert done.keys == 1
         assert (await held_by(database)).fingerprint == before.fingerprint
+
+
+async def test_a_rotation_that_cannot_read_the_keys_writes_none(
+    installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+
+    async def unreadable(*_: Any, **__: Any) -> None:
+        raise ValueError("the document cannot be read")
+
+    async def save(*_: Any, **__: Any) -> None:
+        saved.append(1)
+
+    monkeypatch.setattr(KommoApp, "aload", unreadable)
+    monkeypatch.setattr(KommoApp, "asave", save)
+    with pytest.raises(ValueError, match="cannot be read"):
+        await rotate_keys(installation)
+    assert not saved
 
 
 async def test_an_integration_that_is_not_complete_says_what_is_missing(
