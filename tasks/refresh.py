@@ -190,9 +190,8 @@ class Refresher:
                 if not held.in_block or connection.token_fingerprint != held.fingerprint:
                     held = await self._vault.settle(connection, held)
                 return Refreshed(held, called=False)
-            begun = (
-                self._clock.monotonic()
-            )  # a claim counts from before it was made: being held up shortens it
+            # A claim counts from before it was made: being held up shortens it.
+            begun = self._clock.monotonic()
             claim = await take_claim(self._database, org, self._owner, self._claim_seconds)
             if claim is not None:
                 send_before = begun + self._claim_seconds * SEND_WITHIN

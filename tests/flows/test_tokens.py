@@ -38,9 +38,8 @@ from tasks.disconnect import confirm_uninstall
 from tasks.errors import AppIncompleteError, RefreshRunFailedError, SyncFailedError, WrongAccountError
 from tasks.installation import open_database
 from tasks.keys import encryption_warning, rotate_keys
-from tasks.status import fleet_status, org_status
-from tasks.keys import rotate_keys
 from tasks.session import open_refresher
+from tasks.status import fleet_status, org_status
 from tasks.vault import HeldPair, Vault
 from tests.syncing import connect, quiet_config
 from tests.tokens.support import token_calls, works
