@@ -182,13 +182,13 @@ async def test_t2_with_both_down_the_pair_is_held_on_to_until_one_takes_it(
     assert (await here.held()).fingerprint == found.pair.fingerprint
 
 
-@pytest.mark.parametrize("kind", ["500", "502", "429_html", "403_html", "reset", "truncate"])
+@pytest.mark.parametrize("kind", ["500", "502", "401", "429_html", "403_html", "reset", "truncate"])
 async def test_t4_temporary_faults_never_end_a_connection(
     here: Installation, kommo: Sandbox, kind: str
 ) -> None:
     await connected(here, kommo)
     a_day_passes(kommo, here)
-    kommo.world.faults.add(kind=kind, rate=1.0, path="/oauth2/access_token", retry_after=0.01)
+    kommo.world.faults.add(kind=kind, rate=1.0, path="/oauth2/", retry_after=0.01)
     async with here.refresher() as refresher:
         with pytest.raises(RefreshFailedError):
             await refresher.fresh("acme")
