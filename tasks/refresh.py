@@ -346,8 +346,8 @@ class Refresher:
                 except KommoError as other:
                     if verdict_on_refresh(other) not in _SERIOUS:
                         return await self._failed(attempt, other)
-                    # Nobody is at the old address, and nobody knows the token elsewhere: that is final, too. A plain 401
-                    # from both is not: a Kommo that refuses everybody for an hour must end no connection (T4).
+                    # Nobody is at the old address, and nobody knows the token elsewhere: that is final, too. A plain
+                    # 401 from both is not: a Kommo that refuses everybody for an hour must end no connection (T4).
                     if error.status == 404 and other.status == 401:
                         verdict = Verdict.FINAL
                     continue
