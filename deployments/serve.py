@@ -1,8 +1,7 @@
-"""Serve the sync flows to a Prefect server: `python -m deployments.serve`.
+"""Serve the flows to a Prefect server: `python -m deployments.serve`.
 
-One process that polls for runs and executes them, for a small installation. It gives the Prefect UI three deployments:
-`full-crm-sync/on-demand`, for the UI's form, the API and the product, `connect-account/on-demand`, for the gateway, and
-`full-crm-sync-all/nightly`, by schedule.
+One process that polls for runs and executes them, for a small installation. It gives the Prefect UI its deployments: on
+demand, for the UI's form, the API and the product, and by schedule (a nightly sync of all, a refresh of tokens).
 """
 
 import asyncio
@@ -10,9 +9,10 @@ import asyncio
 from prefect import aserve
 from prefect.schedules import Cron
 
-from flows.connect import connect_account
+from flows.connect import connect_account, disconnect_account
 from flows.fleet_sync import full_crm_sync_all
 from flows.full_sync import full_crm_sync
+from flows.token_refresh import token_refresh
 
 # A run start costs 1.4 to 3.6 s of CPU (measured); more at a time than cores would only queue on the processor.
 _RUNS_AT_A_TIME = 4
@@ -36,6 +36,17 @@ async def main() -> None:
             tags=["kommo"],
             schedule=Cron("0 3 * * *", timezone="UTC"),
             description="Sync every connected org, every night at 03:00 UTC.",
+        ),
+        await token_refresh.ato_deployment(
+            name="every-half-hour",
+            tags=["kommo"],
+            # An access token lives for a day: six hours of margin are a dozen tries.
+            parameters={"within": "6h"},
+            schedule=Cron("*/30 * * * *", timezone="UTC"),
+            description="Refresh every connection whose access token ends within six hours.",
+        ),
+        await disconnect_account.ato_deployment(
+            name="on-demand", tags=["kommo"], description="Forget an org's tokens."
         ),
         # True, the default, would pause the schedules at every restart.
         pause_on_shutdown=False,

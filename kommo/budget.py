@@ -157,8 +157,10 @@ class _Key:
 
     def hand_back(self, place: float) -> None:
         if place in self.recent:
+            # What lies beyond the pace is a quiet that Kommo asked for (R2), or a wide slot: nobody's to give away.
+            paced = self.next_at <= self.recent[-1] + self.spacing
             self.recent.remove(place)
-            self.next_at -= self.spacing
+            self.next_at -= self.spacing if paced else 0.0
 
 
 class InProcessBudget:

@@ -13,7 +13,8 @@ compare with a later reading, webhooks or events.
 """
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -22,10 +23,9 @@ from urllib.parse import parse_qsl, urlsplit
 from kommo.answers import Answer
 from kommo.catalogue import Resource
 from kommo.errors import ErrorKind, KommoError
+from kommo.readahead import Fetch, Query, ReadAhead
 
 Item = dict[str, Any]
-Query = Sequence[tuple[str, str]]
-Fetch = Callable[[str, Query], Awaitable[Answer]]
 
 MOST_PAGES = 20_000
 """Pages after which a list counts as endless; five million items at 250 a page."""
@@ -43,7 +43,7 @@ class Page:
     total: int | None = None
 
 
-async def walk(fetch: Fetch, resource: Resource, params: Query = ()) -> AsyncIterator[Page]:
+async def walk(fetch: Fetch, resource: Resource, params: Query = ()) -> AsyncGenerator[Page, None]:
     """Read the pages as they come, doubles and all.
 
     Args:
@@ -56,27 +56,34 @@ async def walk(fetch: Fetch, resource: Resource, params: Query = ()) -> AsyncIte
     """
     given = {name for name, _ in params}
     first = [*((name, value) for name, value in resource.params() if name not in given), *params]
-    path: str = resource.path
-    query: Query = first
-    seen: set[int] = set()
-    while (place := hash((path, tuple(sorted(query))))) not in seen and len(seen) < MOST_PAGES:
-        seen.add(place)
-        try:
-            answer = await fetch(path, query)
-        except KommoError as error:
-            absent = error.status in resource.absent_statuses and error.kind is not ErrorKind.IP_BLOCKED
-            if absent and len(seen) == 1:
+    ahead = ReadAhead(fetch)
+    try:
+        path: str = resource.path
+        query: Query = first
+        seen: set[int] = set()
+        while (place := hash((path, tuple(sorted(query))))) not in seen and len(seen) < MOST_PAGES:
+            seen.add(place)
+            try:
+                answer = await ahead.fetch(path, query)
+            except KommoError as error:
+                absent = error.status in resource.absent_statuses and error.kind is not ErrorKind.IP_BLOCKED
+                if absent and len(seen) == 1:
+                    return
+                raise
+            page = _page(answer, resource)
+            if len(seen) == 1 and resource.paged and page.total is not None:
+                ahead.expect(path, first, page.total)
+            yield page
+            following = _next(answer, resource)
+            if following is None:
                 return
-            raise
-        yield _page(answer, resource)
-        following = _next(answer, resource)
-        if following is None:
-            return
-        path, query = following
-        # The rest of our query is added where the link has dropped it: a lost filter would widen the list.
-        kept = {_plain(name) for name, _ in query}
-        query = [*query, *(pair for pair in first if _plain(pair[0]) not in kept)]
-    raise _endless(resource)
+            path, query = following
+            # The rest of our query is added where the link has dropped it: a lost filter would widen the list.
+            kept = {_plain(name) for name, _ in query}
+            query = [*query, *(pair for pair in first if _plain(pair[0]) not in kept)]
+        raise _endless(resource)
+    finally:
+        await ahead.aclose()
 
 
 async def pages(fetch: Fetch, resource: Resource, params: Query = ()) -> AsyncIterator[list[Item]]:
@@ -91,13 +98,14 @@ async def pages(fetch: Fetch, resource: Resource, params: Query = ()) -> AsyncIt
     ordered = resource.order == (resource.id_key, "asc") and not any(n.startswith("order") for n, _ in params)
     known = _Known(resource, ordered=ordered)
     stale = 0
-    async for page in walk(fetch, resource, params):
-        fresh = known.fresh(page.items)
-        stale = stale + 1 if page.items and not fresh else 0
-        if stale >= _STALE_PAGES:
-            raise _endless(resource)
-        if fresh:
-            yield fresh
+    async with aclosing(walk(fetch, resource, params)) as walked:
+        async for page in walked:
+            fresh = known.fresh(page.items)
+            stale = stale + 1 if page.items and not fresh else 0
+            if stale >= _STALE_PAGES:
+                raise _endless(resource)
+            if fresh:
+                yield fresh
 
 
 async def read_all(
@@ -173,18 +181,19 @@ class _Reading:
 async def _read(fetch: Fetch, resource: Resource, params: Query) -> _Reading:
     reading = _Reading()
     stale = 0
-    async for page in walk(fetch, resource, params):
-        if page.total is not None:
-            reading.totals.add(page.total)
-        size = len(reading.items)
-        for item in page.items:
-            reading.repeats += (key := _key(item, resource)) in reading.items
-            reading.items[key] = item
-        stale = stale + 1 if page.items and len(reading.items) == size else 0
-        if stale >= _STALE_PAGES:
-            # Either the server ignores ``page``, or items are added faster than we read: the next reading will tell.
-            reading.endless = True
-            break
+    async with aclosing(walk(fetch, resource, params)) as walked:
+        async for page in walked:
+            if page.total is not None:
+                reading.totals.add(page.total)
+            size = len(reading.items)
+            for item in page.items:
+                reading.repeats += (key := _key(item, resource)) in reading.items
+                reading.items[key] = item
+            stale = stale + 1 if page.items and len(reading.items) == size else 0
+            if stale >= _STALE_PAGES:
+                # The server ignores ``page``, or items are added faster than we read: the next reading will tell.
+                reading.endless = True
+                break
     return reading
 
 

@@ -21,6 +21,9 @@ LONGEST_TOKEN = 16 * 1024
 """Characters of one token; about 1000 are usual, and their number is not fixed [D K/get-token]."""
 LONGEST_LIFE = 10 * 366 * 86_400
 """Seconds for which an access token may be good; a long-lived one ends after 5 years [D K/long-lived-token]."""
+ASSUMED_LIFE = 3600
+"""Seconds that a pair is good for whose answer does not say it in a way that can be: to throw the pair away would lose
+the connection, since the old refresh token is used up. Documented are 86 400 [D]."""
 
 _TOKEN = re.compile(rf"[\x21-\x7e]{{1,{LONGEST_TOKEN}}}")
 _WORD = re.compile(r"[\w.:\-\[\]]{1,253}", re.ASCII)
@@ -172,9 +175,7 @@ def pair_from_answer(data: object, *, used: str, sent_at: datetime, received_at:
     for name in ("access_token", "refresh_token"):
         if not (isinstance(data.get(name), str) and _TOKEN.fullmatch(data[name])):
             return f"it has no {name} that can be one"
-    life = data.get("expires_in")
-    if isinstance(life, bool) or not isinstance(life, int) or not 0 < life <= LONGEST_LIFE:
-        return "it has no expires_in that can be one"
+    life = _life(data.get("expires_in"))
     access_token = SecretStr(data["access_token"])
     server_time = _server_time(data.get("server_time"))
     expires_at = sent_at + timedelta(seconds=life)
@@ -194,6 +195,13 @@ def pair_from_answer(data: object, *, used: str, sent_at: datetime, received_at:
         issued_at=claims.issued_at,
         server_skew=skew,
     )
+
+
+def _life(value: Any) -> int:  # noqa: ANN401  whatever Kommo sent
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 12:
+        value = int(value)
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LONGEST_LIFE
+    return int(value) if good else ASSUMED_LIFE
 
 
 def _server_time(value: Any) -> datetime | None:  # noqa: ANN401  whatever Kommo sent

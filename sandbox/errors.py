@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox.wire import HTML, PROBLEM, Response, dumps
+from sandbox.wire import PROBLEM, Response, dumps
 
 _TITLES = {
     400: "Bad Request",
@@ -191,9 +191,3 @@ def _page(status: int, title: str) -> Response:
         f"<center><h1>{title}</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
     )
     return Response(status, text.encode(), "text/html")
-
-
-def html_page(title: str, inner: str, status: int = 200) -> Response:
-    """A page for a person (the consent screen)."""
-    text = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><body>{inner}</body></html>'
-    return Response(status, text.encode(), HTML)

@@ -112,8 +112,10 @@ class _Row:
 
     def hand_back(self, place: float, limit: _Limit) -> None:
         if place in self.recent:
+            # What lies beyond the pace is a quiet that Kommo asked for (R2), or a wide slot: nobody's to give away.
+            paced = self.next_at <= self.recent[-1] + limit.spacing
             self.recent.remove(place)
-            self.next_at -= limit.spacing
+            self.next_at -= limit.spacing if paced else 0.0
 
 
 class DatabaseBudget:
@@ -279,11 +281,13 @@ class DatabaseBudget:
 
 def _sane(row: SqlRow[Any], now: float) -> _Row:
     """The row, without what lies so far ahead that only a clock that was set back can explain it."""
-    farthest = now + LONGEST_SLOW_DOWN + HORIZONS["action"]
+    farthest = now + HORIZONS["action"] + 1.0
+    places = [place for place in row.recent if place <= farthest]
+    set_back = len(places) < len(row.recent) or row.next_at > farthest + LONGEST_SLOW_DOWN
     return _Row(
         row.key,
-        row.next_at if row.next_at <= farthest else now + 1.0,
-        [place for place in row.recent if place <= farthest],
+        now + 1.0 if set_back else row.next_at,
+        places,
         row.blocked_until,
         row.blocked_reason,
     )

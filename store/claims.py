@@ -154,6 +154,16 @@ async def holder(db: Database, org: str, *, now: SecondsClock = time.time) -> fl
     return float(found) if found is not None and 0.0 < found <= LONGEST_CLAIM else 0.0
 
 
+async def held_orgs(db: Database, *, now: SecondsClock = time.time) -> dict[str, datetime]:
+    """The orgs whose claim is held at this moment, and since when its holder is at its step."""
+    async with db.read() as connection:
+        left = _TABLE.c.until - clock_expression(connection, now)
+        found = await connection.execute(
+            select(_TABLE.c.org, _TABLE.c.changed_at).where(left > 0.0, left <= LONGEST_CLAIM)
+        )
+        return {row.org: row.changed_at for row in found}
+
+
 async def revoke_claim(connection: AsyncConnection, org: str, now: datetime) -> None:
     """Take the claim away from whoever holds it, inside another transaction: its connection is gone."""
     await connection.execute(

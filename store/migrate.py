@@ -11,16 +11,16 @@ import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.address import Address
 from store.engine import make_engine
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "alembic_version"
@@ -41,7 +41,17 @@ class SchemaState:
     revision: str | None
 
 
-def _config() -> Config:
+def newest_revision() -> str:
+    """The revision that this version's tables have, by the names of the files.
+
+    Nearly always a database has it; then there is nothing to ask Alembic, whose import takes longer than the asking.
+    """
+    return max(path.name.partition("_")[0] for path in (_SCRIPTS / "versions").glob("[0-9]*_*.py"))
+
+
+def _config() -> "Config":
+    from alembic.config import Config  # noqa: PLC0415 - see newest_revision
+
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     return config
@@ -59,10 +69,11 @@ def _read_state(connection: Connection, schema: str | None) -> SchemaState:
         revision = connection.execute(text(f"SELECT version_num FROM {place}")).scalar()  # noqa: S608 - checked name
     if revision is None:
         return SchemaState("empty", None)
-    scripts = ScriptDirectory.from_config(_config())
-    if revision == scripts.get_current_head():
+    if revision == newest_revision():
         return SchemaState("current", revision)
-    known = {script.revision for script in scripts.walk_revisions()}
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - see newest_revision
+
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     return SchemaState("behind" if revision in known else "unknown", revision)
 
 
@@ -101,6 +112,8 @@ async def _lock_and_make_schema(connection: AsyncConnection, schema: str) -> Non
 def _command(
     connection: Connection, direction: Literal["upgrade", "downgrade"], revision: str, schema: str | None
 ) -> None:
+    from alembic import command  # noqa: PLC0415 - see newest_revision
+
     config = _config()
     config.attributes["connection"] = connection
     config.attributes["schema"] = schema

@@ -16,6 +16,7 @@ is lost, and the connection says so instead of guessing.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -187,9 +188,13 @@ class Refresher:
                 if not held.in_block or connection.token_fingerprint != held.fingerprint:
                     held = await self._vault.settle(connection, held)
                 return Refreshed(held, called=False)
+            begun = (
+                self._clock.monotonic()
+            )  # a claim counts from before it was made: being held up shortens it
             claim = await take_claim(self._database, org, self._owner, self._claim_seconds)
             if claim is not None:
-                return await self._claimed(connection, claim, wanted)
+                send_before = begun + self._claim_seconds * SEND_WITHIN
+                return await self._claimed(_Attempt(connection, claim, send_before), wanted)
             while await holder(self._database, org) > 0:
                 if self._clock.monotonic() >= until:
                     raise RefreshFailedError(
@@ -205,12 +210,12 @@ class Refresher:
             return False
         return held.expires_at - self._clock.now() > wanted.margin
 
-    async def _claimed(self, connection: ConnectionRecord, claim: Claim, wanted: "_Wanted") -> Refreshed:
+    async def _claimed(self, attempt: "_Attempt", wanted: "_Wanted") -> Refreshed:
         """Refresh while holding the claim; whatever happens, the claim is released or left to time."""
-        attempt = _Attempt(connection, claim, self._clock.monotonic() + self._claim_seconds * SEND_WITHIN)
+        claim = attempt.claim
         try:
             await self._reached("claimed")
-            attempt.connection = await get_connection(self._database, connection.org)
+            attempt.connection = await get_connection(self._database, attempt.connection.org)
             held = await self._vault.held(attempt.connection)
             await self._reached("reread")
             if self._is_good(held, wanted):
@@ -307,6 +312,8 @@ class Refresher:
         if held.in_block:
             return held  # the database is down: there is nothing to ask
         try:
+            if await self._vault.is_current(connection.org, held):
+                return held
             return await self._vault.held(await get_connection(self._database, connection.org))
         except (StoreError, BlocksUnavailableError, OSError):
             return held
@@ -344,16 +351,18 @@ class Refresher:
         """A repeated refresh leaves two pairs behind, of which Kommo honours the younger."""
         org = attempt.connection.org
         for spare in await self._vault.spares(org):
-            pair = None
             try:
                 pair = await self._call(attempt, spare)
             except KommoError as error:
                 if verdict_on_refresh(error) is not Verdict.FINAL:
                     raise
-            await mark_dead(self._database, org, spare.fingerprint, now=self._clock.now())
-            if pair is not None:
-                # It takes its place behind the pair that turned out to be dead, where the chain leads to it.
-                return await self._take(attempt, replace(pair, used=held.fingerprint), spare.host)
+                await self._mark_dead(org, spare)
+                continue
+            # It takes its place behind the pair that turned out to be dead, where the chain leads to it. It is kept
+            # before anything else is done: it exists nowhere else.
+            found = await self._take(attempt, replace(pair, used=held.fingerprint), spare.host)
+            await self._quietly(self._mark_dead(org, spare))
+            return found
         return None
 
     async def _moved(self, attempt: "_Attempt", held: HeldPair) -> Refreshed | None:
@@ -398,7 +407,7 @@ class Refresher:
         )
         if noted is AttemptNoted.MOVED_ON:
             return await self._stored_meanwhile(attempt, held)
-        await mark_dead(self._database, connection.org, held.fingerprint, now=self._clock.now())
+        await self._mark_dead(connection.org, held)
         await self._release(attempt.claim)
         self._announce(
             "kommo.connection.reauthorization_required",
@@ -436,6 +445,9 @@ class Refresher:
         await set_state(
             self._database, connection.org, state, reason, reason_code=code, now=self._clock.now()
         )
+
+    async def _mark_dead(self, org: str, held: HeldPair) -> None:
+        await mark_dead(self._database, org, held.fingerprint, now=self._clock.now())
 
     async def _release(self, claim: Claim, step: str = "idle") -> None:
         await self._quietly(release(self._database, claim, step))
@@ -483,10 +495,12 @@ def _lost(org: str) -> ClaimLostError:
 
 
 async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
-    """Finish even if we are cancelled meanwhile; then let the cancellation go on."""
+    """Finish even if we are cancelled meanwhile, also again and again; then let the cancellation go on."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
         raise

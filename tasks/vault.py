@@ -25,7 +25,7 @@ from store.errors import SealBrokenError, StoreError
 from store.sealing import Sealer
 from store.token_journal import Edge, JournalRow, append_pair, chain, get_pair, promote
 from tasks.credentials import ConnectionBlocks
-from tasks.errors import BlocksUnavailableError, NotConnectedError, PairNotSavedError
+from tasks.errors import BlocksUnavailableError, NotConnectedError, PairNotSavedError, sentence_of
 from tasks.outbox import integration_connected
 
 KEEP_TRYING_SECONDS = 900.0
@@ -138,6 +138,11 @@ class Vault:
             f"PREFECT_API_URL, or connect it again: kommo connect {connection.org} --browser"
         )
 
+    async def is_current(self, org: str, held: HeldPair) -> bool:
+        """Whether the chain ends with this pair, as far as the journal knows."""
+        path = (await chain(self._database, org)).path(held.edge)
+        return bool(path) and path[-1] == held.fingerprint
+
     async def spares(self, org: str) -> list[HeldPair]:
         """Pairs that were received and never used up, youngest first: what a repeated refresh may have left behind."""
         known = await chain(self._database, org)
@@ -171,8 +176,8 @@ class Vault:
         while True:
             try:
                 await self._append(connection.org, pair, held)
-            except (StoreError, OSError) as error:
-                _log.warning("the journal does not take a pair of %s: %s", connection.org, error)
+            except Exception as error:  # noqa: BLE001 - whatever ails the database, nobody else has this pair
+                _log.warning("the journal does not take a pair of %s: %s", connection.org, sentence_of(error))
             else:
                 return held
             try:

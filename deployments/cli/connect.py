@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from deployments.cli.output import cell, out, print_json, say
+from deployments.cli.output import cell, err, out, print_json, say
 from deployments.cli.run import WrongUseError, many_imports
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ async def connect(
         with many_imports():
             from tasks.connect import connect_with_token
         connection = await connect_with_token(org, domain or "", secret, settings, replace=replace)
+    warn_about_encryption()
     if json:
         print_json(connection)
         return
@@ -74,6 +75,14 @@ async def connect(
         f"({cell(connection.host)}, account {cell(connection.account_id)})."
     )
     say(f"Next: kommo sync {org}")
+
+
+def warn_about_encryption() -> None:
+    """Say on standard error if Prefect's vault is not as safe as it looks."""
+    from tasks.keys import encryption_warning
+
+    if warning := encryption_warning():
+        err.print(f"[yellow]note:[/] {warning}")
 
 
 async def _by_consent(

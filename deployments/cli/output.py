@@ -24,6 +24,8 @@ STATE_STYLES: Mapping[str, str] = {
     "degraded": "yellow",
     "superseded": "yellow",
     "running": "cyan",
+    "refreshing": "cyan",
+    "outcome_unknown": "yellow",
     "failed": "red",
     "reauthorization_required": "red",
     "abandoned": "red",

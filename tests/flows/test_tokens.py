@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import cast
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks.connection import KommoConnection
@@ -19,6 +20,7 @@ from kommo.hosts import parse_host
 from sandbox import Sandbox, running_sandbox
 from sandbox.oauth_pages import callback_url
 from store.audit import list_audit
+from store.claims import release, take_claim
 from store.connections import ConnectionRecord, get_connection
 from store.database import Database
 from store.errors import NoSnapshotError
@@ -31,7 +33,8 @@ from tasks.credentials import PrefectBlocks
 from tasks.disconnect import confirm_uninstall
 from tasks.errors import AppIncompleteError, RefreshRunFailedError, SyncFailedError, WrongAccountError
 from tasks.installation import open_database
-from tasks.keys import rotate_keys
+from tasks.keys import encryption_warning, rotate_keys
+from tasks.status import fleet_status, org_status
 from tasks.vault import HeldPair, Vault
 from tests.syncing import quiet_config
 from tests.tokens.support import token_calls, works
@@ -257,3 +260,21 @@ def test_a_span_of_time_is_written_as_people_do(text: str, seconds: int) -> None
 def test_what_is_no_span_of_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="as in 6h"):
         parse_span(text)
+
+
+async def test_a_refresh_under_way_is_shown(installation: Settings, kommo: Sandbox) -> None:
+    async with open_database(installation) as database:
+        await consent(kommo, database)
+        claim = await take_claim(database, "acme", "somebody", 30)
+        assert claim is not None
+        assert (await org_status(database, "acme"))["state"] == "refreshing"
+        await release(database, claim)
+        assert [one["state"] for one in await fleet_status(database)] == ["connected"]
+
+
+def test_prefects_key_beside_its_secrets_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    with temporary_settings({PREFECT_API_URL: None}):
+        monkeypatch.delenv("PREFECT_SERVER_ENCRYPTION_KEY", raising=False)
+        assert "PREFECT_SERVER_ENCRYPTION_KEY" in (encryption_warning() or "")
+        monkeypatch.setenv("PREFECT_SERVER_ENCRYPTION_KEY", "a-key")
+        assert encryption_warning() is None

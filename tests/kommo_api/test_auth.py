@@ -25,6 +25,7 @@ from kommo.client import KommoClient, StaticToken
 from kommo.clock import SystemClock
 from kommo.errors import ErrorKind, KommoError
 from kommo.hosts import Host, parse_host
+from kommo.tokenpair import ASSUMED_LIFE
 from kommo.transport import Transport
 from sandbox import LimitSettings, Sandbox, SandboxConfig, running_sandbox
 from tests.kommo_api.support import (
@@ -272,6 +273,19 @@ async def test_the_end_is_rather_too_early_than_too_late(ahead: int | None, earl
     assert pair.server_skew == ahead
 
 
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("86400", 86_400),
+        *((odd, ASSUMED_LIFE) for odd in (..., -1, 0, 1e300, 10**12, "soon", "", True, None)),
+    ],
+)
+async def test_t3_a_pair_whose_end_is_not_told_is_not_thrown_away(said: Any, seconds: int) -> None:
+    clock = InstantClock()
+    pair = await pair_from(answer(expires_in=said), clock)
+    assert pair.expires_at == clock.now() + timedelta(seconds=seconds)
+
+
 async def test_the_end_counts_from_the_moment_the_request_went_out() -> None:
     clock = InstantClock()
 
@@ -325,7 +339,6 @@ async def test_claims_are_read_as_claims_and_not_as_truth() -> None:
 BROKEN = {
     "no access token": answer(access_token=...),
     "no refresh token": answer(refresh_token=...),
-    "no end": answer(expires_in=...),
     "empty access token": answer(access_token=""),
     "null refresh token": answer(refresh_token=None),
     "a number for a token": answer(refresh_token=12345),
@@ -333,12 +346,6 @@ BROKEN = {
     "a token that is not ASCII": answer(access_token="\u0430\u0431"),
     "half a surrogate pair": answer(access_token="\ud800"),
     "an absurd token": answer(refresh_token="x" * 16_385),
-    "a negative life": answer(expires_in=-1),
-    "no life": answer(expires_in=0),
-    "an endless life": answer(expires_in=1e300),
-    "a life of centuries": answer(expires_in=10**12),
-    "words": answer(expires_in="soon"),
-    "a truth": answer(expires_in=True),
     "a list": [answer()],
     "nothing": None,
     "a page": b"<html>login</html>",

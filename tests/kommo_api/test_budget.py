@@ -240,6 +240,16 @@ async def test_r2_a_slow_down_never_shortens_an_earlier_one() -> None:
     assert (await budget.reserve(KEYS[0], Lane.ACTION)).wait == pytest.approx(300.0)
 
 
+async def test_r2_places_that_are_handed_back_do_not_shorten_a_slow_down() -> None:
+    clock = InstantClock()
+    budget = InProcessBudget(None, clock)
+    missed = [(await budget.reserve(KEYS[0], Lane.ACTION)).place for _ in range(7)]
+    await budget.slow_down(KEYS[0], 5.0)
+    for place in missed:
+        assert not (await budget.reserve(KEYS[0], Lane.BACKFILL, instead_of=place)).granted
+    assert (await budget.reserve(KEYS[0], Lane.ACTION)).wait == pytest.approx(5.0)
+
+
 async def test_r2_a_block_stops_every_lane_says_why_and_ends() -> None:
     clock = InstantClock()
     budget = InProcessBudget(None, clock)

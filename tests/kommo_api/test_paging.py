@@ -1,5 +1,7 @@
 """S4: reading n items that shift between pages ends with n distinct items, no loss, no double."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +15,7 @@ from kommo import paging
 from kommo.answers import Answer
 from kommo.catalogue import CATALOGUE, Resource
 from kommo.errors import ErrorKind, KommoError
+from kommo.readahead import PAGES_AHEAD
 
 PLAIN = Resource("things", "/api/v4/things", "things", page_size=3)
 COUNTED = replace(PLAIN, totals=True)
@@ -328,3 +331,39 @@ def test_every_row_of_the_catalogue_can_be_asked_for_and_names_its_source(resour
     assert (("page", "1") in asked) is resource.paged
     if resource.name == "account":
         assert dict(asked)["with"].split(",")[2] == "task_types"
+
+
+async def test_a_counted_list_is_fetched_ahead_and_asked_for_no_more_than_it_has() -> None:
+    listing = Listing(list(range(1, 31)), totals=True)
+    under_way = most = 0
+
+    async def fetch(path: str, query: Query) -> Answer:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.001)
+        under_way -= 1
+        return await listing.fetch(path, query)
+
+    assert ids_of(await paging.read_all(fetch, COUNTED)) == list(range(1, 31))
+    assert len(listing.asked) == 10
+    assert most == PAGES_AHEAD + 1
+
+
+async def test_what_was_fetched_ahead_is_dropped_when_nobody_wants_it() -> None:
+    listing = Listing(list(range(1, 31)), totals=True)
+    cancelled = 0
+
+    async def fetch(path: str, query: Query) -> Answer:
+        nonlocal cancelled
+        try:
+            await asyncio.sleep(0.0 if dict(query)["page"] == "1" else 5.0)
+        except asyncio.CancelledError:
+            cancelled += 1
+            raise
+        return await listing.fetch(path, query)
+
+    async with contextlib.aclosing(paging.walk(fetch, COUNTED)) as walked:
+        assert (await anext(walked)).total == 30
+        await asyncio.sleep(0.01)
+    assert cancelled == PAGES_AHEAD

@@ -65,11 +65,12 @@ async def sandbox_process(*arguments: str) -> AsyncIterator[dict[str, Any]]:
         await process.communicate()
 
 
-async def control(url: str, name: str, method: str = "GET") -> Any:
+async def control(url: str, name: str, method: str = "GET", body: object = None) -> Any:
     """Ask the control API of a sandbox process."""
 
     def ask() -> Any:
-        request = urllib.request.Request(f"{url}/_sandbox/{name}", method=method)  # noqa: S310 - our loopback
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{url}/_sandbox/{name}", data=data, method=method)  # noqa: S310 - our loopback
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - loopback
             return json.load(answer)
 

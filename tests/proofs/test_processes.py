@@ -11,7 +11,13 @@ from sandbox import AccountAccess
 from tests.proofs.support import FULL, control, end, kill, sandbox_process, start_kommo
 from tests.syncing import connect
 
-pytestmark = [pytest.mark.proof, pytest.mark.seconds(35), pytest.mark.usefixtures("prefect_api")]
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.seconds(35),
+    pytest.mark.usefixtures("prefect_api"),
+    # The bar of the full round is for a machine that does nothing else.
+    *([pytest.mark.timing] if FULL else []),
+]
 
 LIMIT = 7
 PROCESSES = 4

@@ -181,6 +181,17 @@ async def test_a_slot_that_is_handed_back_goes_to_the_next_one(db: Database) -> 
     assert not refused.granted or refused.place == pytest.approx(places[2])
 
 
+async def test_r2_places_that_are_handed_back_do_not_shorten_a_slow_down(db: Database) -> None:
+    budget = DatabaseBudget(db)
+    missed = [(await budget.reserve([ACCOUNT, EGRESS], "action")).place for _ in range(7)]
+    await budget.slow_down([ACCOUNT, EGRESS], 5.0)
+    slowed = time.monotonic()
+    for place in missed:
+        assert not (await budget.reserve([ACCOUNT, EGRESS], "backfill", instead_of=place)).granted
+    left = (await budget.reserve([ACCOUNT, EGRESS], "action")).wait
+    assert left + time.monotonic() - slowed > 4.9
+
+
 async def test_r1_what_a_stall_left_unused_is_made_up_for_within_the_window(db: Database) -> None:
     budget = DatabaseBudget(db)
     starts = []
@@ -192,15 +203,16 @@ async def test_r1_what_a_stall_left_unused_is_made_up_for_within_the_window(db: 
     assert min(later - earlier for earlier, later in pairwise(starts[9:])) < T / 2
 
 
+@pytest.mark.parametrize("seconds", [120, 86_400])
 async def test_a_clock_that_was_set_back_stops_nobody_for_long(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory: pytest.TempPathFactory, seconds: float
 ) -> None:
     now = [2_000_000_000.0]
     async with Database.open(f"sqlite:///{tmp_path_factory.mktemp('clock')}/store.db") as db:
         await db.ensure()
         budget = DatabaseBudget(db, now=lambda: now[0])
         assert (await budget.reserve([ACCOUNT], "action")).granted
-        now[0] -= 86_400
+        now[0] -= seconds
         assert (await budget.reserve([ACCOUNT], "action")).wait == pytest.approx(1.0, abs=0.05)
 
 

@@ -16,7 +16,7 @@ from store.database import Database
 from store.tables import RefreshClaimRow, table_of
 from tests.store.builders import run_many, start_process
 
-PROCESSES, ROUNDS = 20, 5
+PROCESSES, ROUNDS = 20, 3
 
 
 async def _taken(db: Database, owner: str = "one", seconds: float = 60.0) -> Claim:

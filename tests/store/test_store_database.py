@@ -196,6 +196,15 @@ def _add_a_revision(monkeypatch: pytest.MonkeyPatch) -> None:
         return made
 
     monkeypatch.setattr(migrate, "_config", config)
+    monkeypatch.setattr(migrate, "newest_revision", lambda: "0003_test")
+
+
+def test_the_newest_revision_by_name_is_the_one_that_alembic_finds() -> None:
+    from alembic.script import ScriptDirectory
+
+    from store import migrate
+
+    assert ScriptDirectory.from_config(migrate._config()).get_current_head() == migrate.newest_revision()
 
 
 async def test_a_database_of_a_newer_version_is_refused(database_place: tuple[str, str]) -> None:

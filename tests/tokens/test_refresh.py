@@ -130,10 +130,10 @@ async def test_t2_the_database_down_while_the_pair_arrives_loses_nothing(
     down = False
     begin = Database.begin
 
-    def begin_or_not(self: Database) -> Any:
+    def begin_or_not(self: Database, **options: Any) -> Any:
         if down:
             raise DatabaseUnavailableError("The database does not answer.")
-        return begin(self)
+        return begin(self, **options)
 
     async def reached(step: Step) -> None:
         nonlocal down
