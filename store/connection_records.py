@@ -145,8 +145,8 @@ async def due_connections(
 ) -> ConnectionPage:
     """A page of connections whose pair should be refreshed, in the order of their orgs.
 
-    Due are those that expire before a time, have not been refreshed for long, or whose last refresh is to be
-    settled; but none before its `next_refresh_at`, and none that only a person can help.
+    Due are those that expire before a time, have not been refreshed for long, or whose last refresh failed or is to
+    be settled; but none before its `next_refresh_at`, and none that only a person can help.
 
     Args:
         db: the store.
@@ -166,6 +166,7 @@ async def due_connections(
             columns.expires_at < before,
             columns.refreshed_at.is_(None),
             columns.refreshed_at < idle_before,
+            columns.next_refresh_at.is_not(None),
             columns.state == ConnectionState.OUTCOME_UNKNOWN,
         ),
     )

@@ -58,7 +58,8 @@ class AttemptNoted(StrEnum):
     """What came of noting a failed attempt.
 
     `changed`: it changed the connection's state, and its events were written. `noted`: the state was that before.
-    `moved_on`: others have a newer pair meanwhile; the failure says nothing about it, and nothing was written.
+    `moved_on`: others have a newer pair meanwhile, or the connection was ended; the failure says nothing about that,
+    and nothing was written.
     """
 
     CHANGED = "changed"
@@ -227,7 +228,9 @@ async def mark_attempt_failed(
         "updated_at": now,
     }
     mine = _TABLE.c.org == org
-    as_seen = mine if seen is None else mine & (_TABLE.c.token_fingerprint == seen) & ~_has_child(org, seen)
+    as_seen = mine & (_TABLE.c.state != ConnectionState.DISCONNECTED)
+    if seen is not None:
+        as_seen &= (_TABLE.c.token_fingerprint == seen) & ~_has_child(org, seen)
     async with db.begin() as connection:
         changed = await _change(connection, as_seen, state, values, now)
         if changed is None:

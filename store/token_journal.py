@@ -88,7 +88,7 @@ class Promotion(StrEnum):
 
     `promoted`: the connection now points to this pair. `already`: it did before, nothing was written.
     `superseded`: the connection has a newer pair (or a long-lived token) and was left alone. `gone`: the
-    connection or the pair is no longer there.
+    connection is no longer there or was disconnected, or the pair is not in the journal.
     """
 
     PROMOTED = "promoted"
@@ -201,7 +201,7 @@ async def promote(
         row = (await connection.execute(_locking(org))).mappings().first()
         edges = await _edges(connection, org)
         mine = next((edge for edge in edges if edge.fingerprint == fingerprint), None)
-        if row is None or mine is None:
+        if row is None or mine is None or row["state"] == ConnectionState.DISCONNECTED:
             return Promotion.GONE
         before = row["token_fingerprint"]
         if before == fingerprint and mine.promoted:
@@ -295,10 +295,13 @@ async def reseal(db: Database, row_id: int, old: str, new: str) -> bool:
         return found.rowcount == 1
 
 
-async def forget(db: Database, org: str) -> int:
-    """Remove an org's pairs; gives how many there were."""
+async def forget(db: Database, org: str, fingerprint: str | None = None) -> int:
+    """Remove an org's pairs, or only the one that is named; gives how many there were."""
+    which = delete(_TABLE).where(_TABLE.c.org == org)
+    if fingerprint is not None:
+        which = which.where(_TABLE.c.fingerprint == fingerprint)
     async with db.begin() as connection:
-        return (await connection.execute(delete(_TABLE).where(_TABLE.c.org == org))).rowcount
+        return (await connection.execute(which)).rowcount
 
 
 def _locking(org: str) -> Select[Any]:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from store.connections import PAIR, get_connection, note_sync, set_state
+from store.connections import PAIR, ConnectionState, get_connection, note_sync, set_state
 from store.drift import changes_of_run
 from store.kinds import KINDS
 from store.runs import finish_run
@@ -51,7 +51,10 @@ def _kind_reports(outcomes: Outcomes) -> list[KindReport]:
 async def _settle_state(session: SyncSession, states: set[str], reason: str | None, now: datetime) -> None:
     """The connection's state after the sync; what the refresh of its token has to say about it goes first."""
     connection = await get_connection(session.database, session.org)
-    if "reauthorization_required" in states:
+    if connection.state == ConnectionState.DISCONNECTED:
+        return
+    # Of a pair's token only its refresh can say that it is dead (T4).
+    if "reauthorization_required" in states and connection.token_kind != PAIR:
         if connection.state != "reauthorization_required":
             await set_state(
                 session.database,

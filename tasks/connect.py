@@ -3,6 +3,9 @@
 Neither flows nor tasks: a token or a code must never be a parameter of one, because Prefect stores parameters (T5).
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from pydantic import SecretStr
 
 from blocks.app import KommoApp
@@ -17,14 +20,17 @@ from kommo.clock import Clock, SystemClock
 from kommo.errors import KommoError
 from kommo.hosts import Host, parse_host
 from kommo.models import Account
+from store.claims import release, take_claim
 from store.connections import ConnectionRecord, get_connection, put_connection
 from store.database import Database
 from store.errors import UnknownConnectionError
 from tasks.credentials import PrefectBlocks
-from tasks.errors import WrongAccountError
+from tasks.errors import RefreshFailedError, WrongAccountError
 from tasks.installation import budget_of, open_database
 from tasks.outbox import integration_connected, integration_error
 from tasks.readers import read_account
+from tasks.refresh import CLAIM_SECONDS, WAIT_SECONDS
+from tasks.session import process_name
 from tasks.vault import Vault
 
 
@@ -57,6 +63,7 @@ async def connect_with_token(
         KommoError: the host is not Kommo's, or Kommo refused or could not be reached. For an org that was not connected
             before, the attempt is kept with its reason, so that `kommo status` shows it.
         WrongAccountError: the org belongs to another account already.
+        RefreshFailedError: a refresh of its former tokens did not end.
     """
     clock = clock or SystemClock()
     name = block_name(org)
@@ -69,22 +76,23 @@ async def connect_with_token(
                 await _remember_failure(database, org, domain, error, clock)
             raise
         _same_account(org, before, account, block.host, replace=replace)
-        await block.asave(name, overwrite=True)
-        return await put_connection(
-            database,
-            org=org,
-            block_name=name,
-            host=block.host,
-            account_id=account.id,
-            account_name=account.name,
-            subdomain=account.subdomain,
-            token_kind=block.token_kind,
-            expires_at=block.expires_at,
-            scopes=block.scopes,
-            state="connected",
-            events=[integration_connected(org, account.id, account.name)],
-            now=clock.now(),
-        )
+        async with _no_refresh(database, org, before, clock):
+            await block.asave(name, overwrite=True)
+            return await put_connection(
+                database,
+                org=org,
+                block_name=name,
+                host=block.host,
+                account_id=account.id,
+                account_name=account.name,
+                subdomain=account.subdomain,
+                token_kind=block.token_kind,
+                expires_at=block.expires_at,
+                scopes=block.scopes,
+                state="connected",
+                events=[integration_connected(org, account.id, account.name)],
+                now=clock.now(),
+            )
 
 
 async def connect_with_code(
@@ -157,6 +165,28 @@ async def connect_with_code(
         )
         await vault.settle(connection, held)
     return connection
+
+
+@asynccontextmanager
+async def _no_refresh(
+    database: Database, org: str, before: ConnectionRecord | None, clock: Clock
+) -> AsyncIterator[None]:
+    """Keep a refresh of the org's pair from saving it over a long-lived token, which only the block has."""
+    if before is None or before.token_kind != PAIR:
+        yield
+        return
+    until, owner = clock.monotonic() + WAIT_SECONDS, process_name()
+    while (claim := await take_claim(database, org, owner, CLAIM_SECONDS)) is None:
+        if clock.monotonic() >= until:
+            raise RefreshFailedError(
+                f"Another process is refreshing the former tokens of '{org}' and does not end. Nothing was changed; "
+                "look for a worker that hangs, and try again."
+            )
+        await clock.sleep(0.2)
+    try:
+        yield
+    finally:
+        await release(database, claim)
 
 
 def _same_account(

@@ -86,6 +86,7 @@ class PrefectBlocks:
                 block_name(org), KommoConnection.get_block_type_slug(), include_secrets=True
             )
         except ObjectNotFound:
+            self._documents.pop(org, None)  # somebody else removed it: the next save makes a new one
             return None
         except Exception as error:  # noqa: BLE001 - Prefect raises what its HTTP library raises
             raise _unavailable("read", error) from None

@@ -1,6 +1,6 @@
 """Ending a connection: because a person says so, or because Kommo says that the integration was removed."""
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from blocks.settings import Settings
 from kommo.client import KommoClient, StaticToken
@@ -45,16 +45,18 @@ async def disconnect(
 
     Raises:
         UnknownConnectionError: the org has no connection.
-        BlocksUnavailableError: Prefect does not answer; nothing was changed.
+        BlocksUnavailableError: Prefect does not answer; the tokens may still be there, so do it again.
     """
     del settings
     clock = clock or SystemClock()
     await get_connection(database, org)
     async with PrefectBlocks() as blocks:
         await blocks.delete(org)
-    await _end(database, org, "A person disconnected it.", "disconnected_here", clock)
-    await forget(database, org)
-    purged = await purge_org(database, org, now=clock.now()) if purge else None
+        await _end(database, org, "A person disconnected it.", "disconnected_here", clock)
+        await forget(database, org)
+        purged = await purge_org(database, org, now=clock.now()) if purge else None
+        # A refresh that was under way may have saved the block again; from now on none does: it sees the state.
+        await blocks.delete(org)
     return DisconnectReport(org=org, purged=purged)
 
 
@@ -76,6 +78,7 @@ async def confirm_uninstall(
 
     Raises:
         KommoError: it cannot be told: Kommo does not answer.
+        RefreshFailedError: it cannot be told: the token could not be refreshed this time.
     """
     clock = clock or SystemClock()
     connection = await get_connection(database, org)
@@ -90,17 +93,27 @@ async def confirm_uninstall(
 async def _still_works(
     connection: ConnectionRecord, settings: Settings, database: Database, clock: Clock
 ) -> bool:
-    if connection.token_kind == PAIR:
-        async with open_refresher(database, settings, clock=clock) as refresher:
-            try:
-                held = await refresher.held(connection)
-                if held.expires_at <= clock.now():  # its refusal would prove nothing
-                    held = (await refresher.fresh(connection.org)).pair
-            except (NotConnectedError, ReauthorizationRequiredError):
-                return False
-        token = held.access_token
-    else:
+    if connection.token_kind != PAIR:
         token = (await load_connection(connection.org)).access_token
+        return await _is_taken(token, connection, settings, database, clock)
+    async with open_refresher(database, settings, clock=clock) as refresher:
+        try:
+            token = (held := await refresher.held(connection)).access_token
+            if held.expires_at > clock.now() and await _is_taken(
+                token, connection, settings, database, clock
+            ):
+                return True
+            # That proves nothing: it has ended, or another process has just replaced it. The refresh token tells.
+            await refresher.fresh(connection.org, refused=token)
+        except (NotConnectedError, ReauthorizationRequiredError):
+            return False
+    return True
+
+
+async def _is_taken(
+    token: SecretStr, connection: ConnectionRecord, settings: Settings, database: Database, clock: Clock
+) -> bool:
+    """Whether Kommo takes this access token."""
     client = KommoClient(
         parse_host(connection.host, allow_loopback=settings.sandbox),
         StaticToken(token),

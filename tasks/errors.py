@@ -103,6 +103,5 @@ def connection_state_after(error: BaseException) -> str | None:
     if isinstance(error, KommoError):
         # A long-lived token cannot be refreshed, so a 401 is final for it [D K/long-lived-token].
         return "reauthorization_required" if error.kind is ErrorKind.UNAUTHORIZED else "degraded"
-    if isinstance(error, ReauthorizationRequiredError):
-        return "reauthorization_required"
+    # `ReauthorizationRequiredError` says nothing new: the refresh that raised it has written it down.
     return "degraded" if isinstance(error, WrongAccountError) else None

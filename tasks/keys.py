@@ -47,7 +47,9 @@ async def rotate_keys(settings: Settings, *, drop_old: bool = False) -> Rotation
         )
     try:
         block = cast("KommoApp", await KommoApp.aload(DEFAULT_NAME, validate=False))
-    except ValueError:
+    except ValueError as error:
+        if "Unable to find block document" not in str(error):
+            raise  # there is one, and a new one would be saved over it
         block = KommoApp()
     keys = block.sealing_keys.get_secret_value().replace(",", " ").split()
     if not drop_old or not keys:

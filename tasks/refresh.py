@@ -33,6 +33,7 @@ from kommo.tokenpair import TokenPair
 from kommo.verdicts import Verdict, verdict_on_refresh
 from store.claims import Claim, holder, note_step, release, take_claim
 from store.connections import (
+    PAIR,
     AttemptNoted,
     ConnectionRecord,
     ConnectionState,
@@ -47,6 +48,7 @@ from store.token_journal import mark_dead
 from tasks.errors import (
     BlocksUnavailableError,
     ClaimLostError,
+    NotConnectedError,
     ReauthorizationRequiredError,
     RefreshFailedError,
     RefreshUnknownError,
@@ -180,7 +182,7 @@ class Refresher:
         until = self._clock.monotonic() + patience
         first: str | None = None
         while True:
-            connection = await get_connection(self._database, org)
+            connection = await self._connection(org)
             held = await self._vault.held(connection)
             first = first or held.fingerprint
             wanted = _Wanted(margin, refused, not_fingerprint=first if force else None)
@@ -188,9 +190,8 @@ class Refresher:
                 if not held.in_block or connection.token_fingerprint != held.fingerprint:
                     held = await self._vault.settle(connection, held)
                 return Refreshed(held, called=False)
-            begun = (
-                self._clock.monotonic()
-            )  # a claim counts from before it was made: being held up shortens it
+            # A claim counts from before it was made: being held up shortens it.
+            begun = self._clock.monotonic()
             claim = await take_claim(self._database, org, self._owner, self._claim_seconds)
             if claim is not None:
                 send_before = begun + self._claim_seconds * SEND_WITHIN
@@ -202,6 +203,19 @@ class Refresher:
                         "it stays, look for a worker that hangs."
                     )
                 await self._clock.sleep(_POLL * (1 + self._clock.random()))
+
+    async def _connection(self, org: str) -> ConnectionRecord:
+        connection = await get_connection(self._database, org)
+        if connection.state == ConnectionState.DISCONNECTED:
+            raise NotConnectedError(
+                f"'{org}' was disconnected, so there is nothing to refresh. Connect it again: kommo connect {org} "
+                "--browser"
+            )
+        if connection.token_kind != PAIR:
+            raise NotConnectedError(
+                f"'{org}' has a long-lived token, which is not refreshed: at its end connect with a new one."
+            )
+        return connection
 
     def _is_good(self, held: HeldPair, wanted: "_Wanted") -> bool:
         if held.fingerprint == wanted.not_fingerprint:
@@ -215,8 +229,9 @@ class Refresher:
         claim = attempt.claim
         try:
             await self._reached("claimed")
-            attempt.connection = await get_connection(self._database, attempt.connection.org)
+            attempt.connection = await self._connection(attempt.connection.org)
             held = await self._vault.held(attempt.connection)
+            attempt.seen = _seen(attempt.connection, held)
             await self._reached("reread")
             if self._is_good(held, wanted):
                 held = await self._vault.settle(attempt.connection, held)
@@ -296,8 +311,11 @@ class Refresher:
         connection = attempt.connection
         held = await self._vault.keep(connection, pair, host)
         await self._reached("journalled")
-        current = await self._current_after(connection, held)
-        held = await self._vault.settle(connection, current)
+        try:
+            held = await self._vault.settle(connection, await self._current_after(connection, held))
+        except NotConnectedError:  # a person ended it meanwhile, or put a long-lived token in its place
+            await self._release(attempt.claim)
+            raise
         await self._reached("saved")
         await self._release(attempt.claim)
         await self._reached("released")
@@ -314,7 +332,7 @@ class Refresher:
         try:
             if await self._vault.is_current(connection.org, held):
                 return held
-            return await self._vault.held(await get_connection(self._database, connection.org))
+            return await self._vault.held(await self._connection(connection.org))
         except (StoreError, BlocksUnavailableError, OSError):
             return held
 
@@ -431,6 +449,7 @@ class Refresher:
             state=state,
             reason=str(error),
             reason_code=code,
+            seen=attempt.seen,
             next_refresh_at=self._clock.now() + wait,
             now=self._clock.now(),
         )
@@ -477,6 +496,8 @@ class _Attempt:
     connection: ConnectionRecord
     claim: Claim
     send_before: float
+    seen: str | None = None
+    """The pointer that a verdict rests on, see `_seen`."""
     unknown: bool = False
     noted: bool = False
     """It is written down that Kommo is being called: the note must outlive this process."""

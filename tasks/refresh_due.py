@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
 from kommo.clock import Clock
-from store.connections import ConnectionRecord
+from store.connections import ConnectionRecord, ConnectionState
 from store.connections import due_connections as due_page
 from store.database import Database
 from tasks.errors import ReauthorizationRequiredError, RefreshUnknownError, sentence_of
@@ -122,7 +122,7 @@ async def refresh_due(
     else:
         await _several(
             _due(session, margin),
-            lambda record: one(record.org, force=_is_idle(session, record)),
+            lambda record: one(record.org, force=_is_idle(session, record) or _is_unsettled(record)),
             concurrency,
         )
     report.seconds = round(session.clock.monotonic() - begun, 3)
@@ -132,6 +132,11 @@ async def refresh_due(
 def _is_idle(session: RefreshSession, record: ConnectionRecord) -> bool:
     """Its access token may be good for long yet, but its refresh token wants to be used."""
     return record.refreshed_at is not None and record.refreshed_at < session.clock.now() - IDLE
+
+
+def _is_unsettled(record: ConnectionRecord) -> bool:
+    """Its last refresh failed: however good its access token is, only another one can tell how it stands."""
+    return record.next_refresh_at is not None or record.state == ConnectionState.OUTCOME_UNKNOWN
 
 
 def _count(report: RefreshReport, org: str, done: Refreshed) -> None:

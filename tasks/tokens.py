@@ -1,17 +1,21 @@
 """The token source of a client whose connection has a pair: it refreshes by itself, before the end and after a 401."""
 
 import asyncio
+import math
 from datetime import timedelta
 
 from pydantic import SecretStr
 
 from kommo.clock import Clock
-from tasks.errors import RefreshFailedError
+from store.errors import StoreError
+from tasks.errors import BlocksUnavailableError, RefreshFailedError
 from tasks.refresh import MARGIN, Refresher
 from tasks.vault import HeldPair
 
 _TOO_SHORT = timedelta(seconds=30)
 """An access token that is good for less than this is not begun with any more."""
+_PAUSE = 60.0
+"""Seconds for which a failed refresh is let rest while the old access token is good: not one for each request."""
 
 
 class RefreshingToken:
@@ -30,6 +34,7 @@ class RefreshingToken:
         self._held = held
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
+        self._rest_until = -math.inf
 
     def __repr__(self) -> str:
         return f"RefreshingToken({self._org!r})"
@@ -46,6 +51,8 @@ class RefreshingToken:
         async with self._one_at_a_time:
             if self._left() <= MARGIN:
                 still_good = self._left() > _TOO_SHORT
+                if still_good and self._clock.monotonic() < self._rest_until:
+                    return self._held.access_token
                 try:
                     # While the old one is good there is no need to wait for another process that is at it.
                     found = await (
@@ -54,9 +61,10 @@ class RefreshingToken:
                         else self._refresher.fresh(self._org)
                     )
                     self._held = found.pair
-                except RefreshFailedError:
+                except (RefreshFailedError, BlocksUnavailableError, StoreError):
                     if not still_good:
                         raise
+                    self._rest_until = self._clock.monotonic() + _PAUSE
             return self._held.access_token
 
     async def refused(self, token: SecretStr) -> SecretStr | None:

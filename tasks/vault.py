@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Self
+from typing import NoReturn, Self
 
 from pydantic import SecretStr
 
@@ -19,11 +19,11 @@ from blocks.connection import PAIR, KommoConnection
 from kommo.claims import read_claims
 from kommo.clock import Clock
 from kommo.tokenpair import TokenPair, fingerprint
-from store.connections import ConnectionRecord
+from store.connections import ConnectionRecord, ConnectionState, get_connection
 from store.database import Database
-from store.errors import SealBrokenError, StoreError
+from store.errors import SealBrokenError, StoreError, UnknownConnectionError
 from store.sealing import Sealer
-from store.token_journal import Edge, JournalRow, append_pair, chain, get_pair, promote
+from store.token_journal import Edge, JournalRow, Promotion, append_pair, chain, forget, get_pair, promote
 from tasks.credentials import ConnectionBlocks
 from tasks.errors import BlocksUnavailableError, NotConnectedError, PairNotSavedError, sentence_of
 from tasks.outbox import integration_connected
@@ -200,6 +200,9 @@ class Vault:
 
         Returns:
             The pair, and whether the block has it now.
+
+        Raises:
+            NotConnectedError: the connection was ended meanwhile; the pair was forgotten, too.
         """
         claims = read_claims(held.access_token)
         if not held.in_block:
@@ -210,21 +213,43 @@ class Vault:
                 return held
             held = replace(held, in_block=True)
         try:
-            await promote(
-                self._database,
-                connection.org,
-                held.fingerprint,
-                expires_at=held.expires_at,
-                host=held.host,
-                scopes=claims.scopes,
-                recovered=[
-                    integration_connected(connection.org, connection.account_id, connection.account_name)
-                ],
-                now=self._clock.now(),
-            )
+            if await self._promote(connection, held) is Promotion.GONE:
+                if await self._is_ended(connection.org):
+                    await self._withdraw(connection.org, held)
+                # The journal was down when the pair came, so that only the block has it: now it gets it.
+                await self._append(connection.org, _pair_of(held, self._clock.now()), held)
+                await self._promote(connection, held)
         except (StoreError, OSError) as error:
             _log.warning("the store is behind the block of %s: %s", connection.org, error)
         return held
+
+    async def _promote(self, connection: ConnectionRecord, held: HeldPair) -> Promotion:
+        return await promote(
+            self._database,
+            connection.org,
+            held.fingerprint,
+            expires_at=held.expires_at,
+            host=held.host,
+            scopes=read_claims(held.access_token).scopes,
+            recovered=[integration_connected(connection.org, connection.account_id, connection.account_name)],
+            now=self._clock.now(),
+        )
+
+    async def _is_ended(self, org: str) -> bool:
+        try:
+            return (await get_connection(self._database, org)).state == ConnectionState.DISCONNECTED
+        except UnknownConnectionError:
+            return True
+
+    async def _withdraw(self, org: str, held: HeldPair) -> NoReturn:
+        """A person ended the connection while this pair was on its way: it is not to come back."""
+        block = await self._blocks.load(org)
+        if block is not None and fingerprint(block.refresh_token) == held.fingerprint:
+            await self._blocks.delete(org)
+        await forget(self._database, org, held.fingerprint)
+        raise NotConnectedError(
+            f"'{org}' was disconnected while its tokens were refreshed; they were forgotten."
+        )
 
     async def _append(self, org: str, pair: TokenPair, held: HeldPair) -> None:
         await append_pair(
@@ -256,6 +281,22 @@ def block_of(connection: ConnectionRecord, held: HeldPair, scopes: Sequence[str]
         used=held.used,
         expires_at=held.expires_at,
         scopes=list(scopes),
+    )
+
+
+def _pair_of(held: HeldPair, now: datetime) -> TokenPair:
+    """A pair that only the block has, as the journal keeps it."""
+    claims = read_claims(held.access_token)
+    return TokenPair(
+        access_token=held.access_token,
+        refresh_token=held.refresh_token,
+        expires_at=held.expires_at,
+        received_at=now,
+        used=held.used,
+        account_id=held.account_id,
+        scopes=tuple(claims.scopes),
+        api_domain=claims.api_domain,
+        issued_at=claims.issued_at,
     )
 
 

@@ -1,13 +1,15 @@
 """Connecting by a consent, refreshing, and syncing with a pair: real flows on a real Prefect engine."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
+from blocks.app import KommoApp
 from blocks.connection import KommoConnection
 from blocks.names import block_name
 from blocks.settings import Settings
@@ -21,12 +23,14 @@ from sandbox import Sandbox, running_sandbox
 from sandbox.oauth_pages import callback_url
 from store.audit import list_audit
 from store.claims import release, take_claim
-from store.connections import ConnectionRecord, get_connection
+from store.connections import ConnectionRecord, get_connection, set_state
 from store.database import Database
 from store.errors import NoSnapshotError
 from store.outbox import list_outbox
+from store.runs import finish_run
 from store.snapshots import read_snapshot
 from store.token_journal import chain
+from tasks import conclude
 from tasks.app import find_app, require_app
 from tasks.connect import connect_with_code
 from tasks.credentials import PrefectBlocks
@@ -34,9 +38,10 @@ from tasks.disconnect import confirm_uninstall
 from tasks.errors import AppIncompleteError, RefreshRunFailedError, SyncFailedError, WrongAccountError
 from tasks.installation import open_database
 from tasks.keys import encryption_warning, rotate_keys
+from tasks.session import open_refresher
 from tasks.status import fleet_status, org_status
 from tasks.vault import HeldPair, Vault
-from tests.syncing import quiet_config
+from tests.syncing import connect, quiet_config
 from tests.tokens.support import token_calls, works
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -165,6 +170,36 @@ async def test_t4_a_removed_integration_asks_for_a_person_and_a_sync_does_not_un
         assert (await full_crm_sync("acme")).state == "completed"
 
 
+async def test_t4_kommo_that_refuses_good_tokens_for_a_while_ends_no_connection(
+    installation: Settings, kommo: Sandbox
+) -> None:
+    async with open_database(installation) as database:
+        await consent(kommo, database)
+        kommo.world.faults.add(kind="401", rate=1.0, path="/api/v4/")
+        with pytest.raises(SyncFailedError):
+            await full_crm_sync("acme")
+        assert (await get_connection(database, "acme")).state == "degraded"
+        kommo.world.faults.rules.clear()
+        assert (await full_crm_sync("acme")).state == "completed"
+        assert (await get_connection(database, "acme")).state == "connected"
+
+
+async def test_a_sync_does_not_revive_a_connection_that_was_ended_meanwhile(
+    installation: Settings, kommo: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_database(installation) as database:
+        await consent(kommo, database)
+
+        async def ended(*arguments: Any, **more: Any) -> None:
+            await set_state(database, "acme", "disconnected", "A person did it.", now=SystemClock().now())
+            await finish_run(*arguments, **more)
+
+        monkeypatch.setattr(conclude, "finish_run", ended)
+        monkeypatch.setattr(conclude, "PAIR", "what a long-lived token is not")
+        await full_crm_sync("acme")
+        assert (await get_connection(database, "acme")).state == "disconnected"
+
+
 async def test_the_refresh_takes_what_is_due_and_one_dead_connection_stops_nobody(
     installation: Settings, kommo: Sandbox
 ) -> None:
@@ -222,10 +257,46 @@ async def test_an_uninstall_is_believed_only_when_kommo_confirms_it(
         connection = await consent(kommo, database)
         assert not await confirm_uninstall("acme", Settings(), database=database)
         assert (await get_connection(database, "acme")).state == "connected"
+        # An access token that another process has just replaced is refused, too: that is no proof.
+        kommo.world.faults.add(kind="401", rate=1.0, times=1, path="/api/v4/account")
+        assert not await confirm_uninstall("acme", Settings(), database=database)
         assert connection.account_id is not None
         kommo.world.oauth.revoke(connection.account_id)
         assert await confirm_uninstall("acme", Settings(), database=database)
         assert (await get_connection(database, "acme")).state == "disconnected"
+
+
+async def test_a_refresh_that_is_under_way_does_not_overwrite_a_long_lived_token(
+    installation: Settings, kommo: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_database(installation) as database:
+        await consent(kommo, database)
+        settle, connecting = Vault.settle, []
+        account = next(one for one in kommo.accounts if one.subdomain == "acme")
+
+        async def settle_late(vault: Vault, connection: ConnectionRecord, held: HeldPair) -> HeldPair:
+            connecting.append(asyncio.create_task(connect("acme", account, Settings())))
+            await asyncio.sleep(1.0)
+            return await settle(vault, connection, held)
+
+        monkeypatch.setattr(Vault, "settle", settle_late)
+        async with open_refresher(database, Settings()) as refresher:
+            assert (await refresher.fresh("acme", force=True)).called
+        await asyncio.gather(*connecting)
+        block = cast("KommoConnection", await KommoConnection.aload(block_name("acme")))
+        assert block.access_token.get_secret_value() == account.admin_token
+        assert (await get_connection(database, "acme")).token_kind == "long_lived"
+
+
+async def test_a_block_that_somebody_removed_is_made_anew(installation: Settings, kommo: Sandbox) -> None:
+    async with open_database(installation) as database, PrefectBlocks() as ours, PrefectBlocks() as others:
+        await consent(kommo, database)
+        block = await ours.load("acme")
+        assert block is not None
+        await others.delete("acme")
+        assert await ours.load("acme") is None
+        await ours.save("acme", block)
+        assert await others.load("acme") is not None
 
 
 async def test_keys_are_rotated_without_losing_a_token(installation: Settings, kommo: Sandbox) -> None:
@@ -240,6 +311,24 @@ async def test_keys_are_rotated_without_losing_a_token(installation: Settings, k
         done = await rotate_keys(Settings(), drop_old=True)
         assert done.keys == 1
         assert (await held_by(database)).fingerprint == before.fingerprint
+
+
+async def test_a_rotation_that_cannot_read_the_keys_writes_none(
+    installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+
+    async def unreadable(*_: Any, **__: Any) -> None:
+        raise ValueError("the document cannot be read")
+
+    async def save(*_: Any, **__: Any) -> None:
+        saved.append(1)
+
+    monkeypatch.setattr(KommoApp, "aload", unreadable)
+    monkeypatch.setattr(KommoApp, "asave", save)
+    with pytest.raises(ValueError, match="cannot be read"):
+        await rotate_keys(installation)
+    assert not saved
 
 
 async def test_an_integration_that_is_not_complete_says_what_is_missing(

@@ -1,6 +1,7 @@
 """T1 to T4 when several things go wrong at once: what must not be lost, and what must not come back."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,10 +10,14 @@ from kommo.hosts import parse_host
 from sandbox import Sandbox
 from store import token_journal
 from store.claims import Claim, take_claim
-from store.connections import get_connection
+from store.connections import get_connection, put_connection, set_state
 from store.database import Database
 from store.errors import DatabaseUnavailableError
-from tasks.errors import ClaimLostError
+from store.purge import purge_org
+from store.token_journal import chain, forget
+from tasks.errors import ClaimLostError, NotConnectedError, RefreshFailedError
+from tasks.refresh_due import RefreshSession, refresh_due
+from tasks.tokens import RefreshingToken
 from tests.tokens.support import Installation, a_day_passes, connected, token_calls, works
 
 
@@ -100,3 +105,149 @@ async def test_t1_a_process_held_up_while_it_took_the_claim_counts_from_before(
         with pytest.raises(ClaimLostError):
             await refresher.fresh("acme")
     assert len(token_calls(kommo)) == calls
+
+
+async def _disconnect(here: Installation, *, purge: bool) -> None:
+    """As `tasks.disconnect` does, without a Prefect server."""
+    await here.blocks.delete("acme")
+    await set_state(here.database, "acme", "disconnected", "A person did it.", now=here.clock.now())
+    await forget(here.database, "acme")
+    if purge:
+        await purge_org(here.database, "acme", now=here.clock.now())
+
+
+@pytest.mark.parametrize("purge", [False, True])
+async def test_a_refresh_that_was_under_way_does_not_bring_the_tokens_of_an_ended_connection_back(
+    here: Installation, kommo: Sandbox, *, purge: bool
+) -> None:
+    await connected(here, kommo)
+    a_day_passes(kommo, here)
+
+    async def reached(step: str) -> None:
+        if step == "answered":
+            await _disconnect(here, purge=purge)
+
+    async with here.refresher(reached=reached) as refresher:
+        with pytest.raises(NotConnectedError, match="disconnected"):
+            await refresher.fresh("acme")
+    assert await here.blocks.load("acme") is None
+    assert (await chain(here.database, "acme")).edges == ()
+    if not purge:
+        assert (await get_connection(here.database, "acme")).state == "disconnected"
+        async with here.refresher() as refresher:
+            with pytest.raises(NotConnectedError, match="disconnected"):
+                await refresher.fresh("acme")
+
+
+async def test_a_refresh_that_fails_does_not_revive_an_ended_connection(
+    here: Installation, kommo: Sandbox
+) -> None:
+    await connected(here, kommo)
+    a_day_passes(kommo, here)
+    kommo.world.faults.add(kind="429_html", rate=1.0, path="/oauth2/access_token", retry_after=0.01)
+
+    async def reached(step: str) -> None:
+        if step == "calling":
+            await _disconnect(here, purge=False)
+
+    async with here.refresher(reached=reached) as refresher:
+        with pytest.raises(RefreshFailedError):
+            await refresher.fresh("acme")
+    assert (await get_connection(here.database, "acme")).state == "disconnected"
+
+
+async def test_t4_a_refresh_that_fails_says_nothing_about_a_consent_that_came_meanwhile(
+    here: Installation, kommo: Sandbox
+) -> None:
+    await connected(here, kommo)
+    a_day_passes(kommo, here)
+    kommo.world.faults.add(kind="429_html", rate=1.0, path="/oauth2/access_token", retry_after=0.01)
+
+    async def reached(step: str) -> None:
+        if step == "calling":
+            kommo.world.faults.rules.clear()
+            await connected(here, kommo)
+            kommo.world.faults.add(kind="429_html", rate=1.0, path="/oauth2/access_token", retry_after=0.01)
+
+    async with here.refresher(reached=reached) as refresher:
+        with pytest.raises(RefreshFailedError):
+            await refresher.fresh("acme")
+    after = await get_connection(here.database, "acme")
+    assert (after.state, after.refresh_attempts) == ("connected", 0)
+
+
+@pytest.mark.parametrize("kind", ["500", "429_html"])
+async def test_t3_a_failed_refresh_of_a_young_pair_is_settled_by_the_next_run(
+    here: Installation, kommo: Sandbox, kind: str
+) -> None:
+    await connected(here, kommo)
+    kommo.world.faults.add(kind=kind, rate=1.0, path="/oauth2/access_token", retry_after=0.01)
+    async with here.refresher() as refresher:
+        with pytest.raises(RefreshFailedError):
+            await refresher.fresh("acme", force=True)
+    kommo.world.faults.rules.clear()
+    here.clock.seconds += 120
+    kommo.world.clock_offset += 120
+    async with here.refresher() as refresher:
+        session = RefreshSession(here.database, refresher, here.clock)
+        report = await refresh_due.fn(session, "6h", timedelta(hours=6), concurrency=1)
+    assert (report.due, report.refreshed) == (1, 1)
+    assert (await get_connection(here.database, "acme")).state == "connected"
+
+
+async def test_t2_a_pair_that_only_the_block_could_take_is_in_the_journal_later(
+    here: Installation, kommo: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await here.blocks.load("acme") if await connected(here, kommo) else None
+    assert before is not None
+    a_day_passes(kommo, here)
+
+    async def unavailable(*_: Any, **__: Any) -> Any:
+        raise DatabaseUnavailableError("The database does not answer.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.vault.append_pair", unavailable)
+        patch.setattr("tasks.vault.promote", unavailable)
+        async with here.refresher() as refresher:
+            found = (await refresher.fresh("acme")).pair
+    async with here.refresher() as refresher:
+        assert not (await refresher.fresh("acme")).called
+    after = await get_connection(here.database, "acme")
+    assert (after.token_fingerprint, after.expires_at) == (found.fingerprint, found.expires_at)
+    await here.blocks.save("acme", before)  # an old process overwrites it: the journal leads on
+    held = await here.held()
+    assert (held.fingerprint, held.access_token) == (found.fingerprint, found.access_token)
+
+
+async def test_a_long_lived_token_is_not_refreshed_and_that_is_said(
+    here: Installation, kommo: Sandbox
+) -> None:
+    await put_connection(
+        here.database,
+        org="acme",
+        block_name="org-acme",
+        host=kommo.account("acme").host,
+        token_kind="long_lived",
+        now=here.clock.now(),
+    )
+    async with here.refresher() as refresher:
+        with pytest.raises(NotConnectedError, match="long-lived"):
+            await refresher.fresh("acme")
+
+
+async def test_while_a_token_is_good_a_failing_refresh_is_not_tried_for_each_request(
+    here: Installation, kommo: Sandbox
+) -> None:
+    await connected(here, kommo)
+    old = await here.held()
+    here.clock.seconds += timedelta(hours=23, minutes=55).total_seconds()
+    kommo.world.clock_offset = here.clock.seconds
+    kommo.world.faults.add(kind="429_html", rate=1.0, path="/oauth2/access_token", retry_after=0.01)
+    before = len(token_calls(kommo))
+    async with here.refresher() as refresher:
+        source = RefreshingToken(refresher, "acme", old, here.clock)
+        for _ in range(5):
+            assert await source.current() == old.access_token
+        assert len(token_calls(kommo)) == before + 1
+        here.blocks.down = True
+        assert await RefreshingToken(refresher, "acme", old, here.clock).current() == old.access_token
