@@ -2,6 +2,7 @@
 
 import logging
 import logging.config
+import signal
 import socket
 from collections.abc import Callable
 
@@ -54,6 +55,10 @@ async def serve(
                     timeout_graceful_shutdown=int(FINISH_SECONDS),
                 )
             )
+            # uvicorn raises the signal that stopped it once more when its requests are through; without a handler of
+            # ours that would end the process before work without a request, such as an install by a widget, is done.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, server.handle_exit)
             shown = f"[{host}]" if ":" in host else host
             ready(f"http://{shown}:{listening.getsockname()[1]}")
             await server.serve(sockets=[listening])

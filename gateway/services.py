@@ -1,7 +1,6 @@
 """What all doors share: the database, the integration, work under way; opened once, closed together."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,8 +24,6 @@ FINISH_SECONDS = 30.0
 NOT_SET_UP = "This service is not set up yet. Whoever runs it finds the reason in its log."
 FirstSync = Callable[[ConnectionRecord], Coroutine[object, object, None]]
 
-_log = logging.getLogger("gateway")
-
 
 @dataclass
 class Services:
@@ -49,7 +46,7 @@ class Services:
     _loading: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def app(self) -> KommoApp:
-        """The integration, read once.
+        """The integration, read once; what Prefect's server or the environment says.
 
         Raises:
             AppIncompleteError: Its id, secret or redirect URI is missing; it is looked for again the next time.
@@ -81,10 +78,9 @@ async def open_services(
     """
     async with open_database(settings) as database:
         services = Services(settings, database, clock or SystemClock(), first_sync)
-        try:
-            await services.app()
-        except AppIncompleteError as error:
-            _log.warning("Nobody can connect yet. %s", error)
+        # It may lie on a Prefect server that takes its time; whoever needs it waits, and all others do not.
+        what = "reading the integration's settings"
+        services.background.start(what, what, services.app())
         try:
             yield services
         finally:

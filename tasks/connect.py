@@ -24,7 +24,6 @@ from store.claims import release, take_claim
 from store.connections import ConnectionRecord, get_connection, put_connection
 from store.database import Database
 from store.errors import UnknownConnectionError
-from store.token_journal import mark_dead
 from tasks.credentials import PrefectBlocks
 from tasks.errors import RefreshFailedError, WrongAccountError
 from tasks.installation import budget_of, open_database
@@ -147,12 +146,7 @@ async def connect_with_code(
         )
         async with client:
             account = await read_account(client)
-        try:
-            _same_account(org, before, account, host.name, replace=replace)
-        except WrongAccountError:
-            # It lies in this org's journal, and must never be taken for a spare pair of this org.
-            await mark_dead(database, org, pair.fingerprint, clock.now())
-            raise
+        _same_account(org, before, account, host.name, replace=replace)
         connection = await put_connection(
             database,
             org=org,

@@ -17,12 +17,14 @@ async def gateway(*, host: str = "127.0.0.1", port: int = 8020, json: bool = Fal
         port: Port to listen on; 0 takes a free one.
         json: Print the ready line as JSON.
     """
+    from blocks.app import KommoApp
     from blocks.settings import Settings
     from gateway.serve import serve
     from tasks.app import require_app
 
     settings = Settings()
-    await require_app(settings)
+    if not KommoApp.from_environment(settings).is_complete:
+        await require_app(settings)
 
     def ready(url: str) -> None:
         if json:

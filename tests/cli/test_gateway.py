@@ -3,14 +3,18 @@
 import json
 import re
 import signal
+import socket
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
-from tests.cli.support import KOMMO, Cli
+from blocks.app import CALLBACK_PATH
+from tests.cli.support import KOMMO, Cli, SandboxProcess
 
 _APP = {
     "KOMMO_CLIENT_ID": "0c6f3d2e-0000-4000-8000-000000000001",
@@ -94,10 +98,41 @@ def test_a_gateway_serves_keeps_queries_out_of_its_log_and_stops_when_told(cli: 
         assert _get(f"{url}/api/v1/orgs/acme/connection", **signed)[0] == 404
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=30)
-    assert process.returncode in {0, -signal.SIGTERM}
+    assert process.returncode == 0
     assert "GET /api/v1/crm/kommo/callback 400" in log
     for secret in ("canary", key, "domain=", "Traceback"):
         assert secret not in log
+
+
+def test_t2_a_gateway_that_is_told_to_stop_finishes_a_code_whose_browser_has_gone(
+    cli: Cli, sandbox_process: SandboxProcess
+) -> None:
+    integration = sandbox_process.control("integrations")[0]
+    application = {
+        "KOMMO_CLIENT_ID": integration["client_id"],
+        "KOMMO_CLIENT_SECRET": integration["client_secret"],
+        "KOMMO_REDIRECT_URI": integration["redirect_uri"],
+        "KOMMO_AUTHORIZE_BASE": sandbox_process.url,
+        "APP_URL": "https://app.example.com",
+    }
+    key = cli("keys", "api", "create", "product", "--org", "acme", "--json").answer["key"]
+    signed = {"Authorization": f"Bearer {key}", "X-Kommo-Org": "acme"}
+    sandbox_process.control(
+        "faults", {"kind": "slow", "path": "/oauth2/access_token", "delay": 2.0, "times": 1}
+    )
+    with _gateway({**cli.environment, **application}) as (url, process):
+        _, headers = _get(f"{url}/api/v1/crm/kommo/oauth?domain={sandbox_process.acme['host']}", **signed)
+        [state] = parse_qs(urlsplit(headers["Location"]).query)["state"]
+        target = sandbox_process.control("authorize", {"state": state})["callback_url"]
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as browser:
+            head = f"GET {CALLBACK_PATH}?{urlsplit(target).query} HTTP/1.1\r\nHost: x\r\n"
+            lines = "".join(f"{name}: {value}\r\n" for name, value in signed.items())
+            browser.sendall(f"{head}{lines}\r\n".encode())
+            time.sleep(1)  # the code is on its way to Kommo now
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == 0, log
+    assert cli("status", "acme", "--json").answer["state"] == "connected"
 
 
 def test_a_gateway_without_an_integration_says_what_is_missing(sqlite_cli: Cli) -> None:
@@ -118,7 +153,10 @@ def test_a_gateway_on_a_port_that_is_taken_says_so(sqlite_cli: Cli) -> None:
 def test_a_gateway_needs_no_prefect_server_to_start(sqlite_cli: Cli) -> None:
     environment = {
         name: value for name, value in sqlite_cli.environment.items() if not name.startswith("PREFECT_API")
-    }
-    nowhere = {**environment, **_APP, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
-    with _gateway(nowhere) as (url, _):
-        assert _get(f"{url}/readyz")[0] == 200
+    } | _APP
+    for prefect in (
+        {"PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        {"PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"},
+    ):
+        with _gateway(environment | prefect) as (url, _):
+            assert _get(f"{url}/readyz")[0] == 200

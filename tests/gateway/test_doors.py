@@ -115,9 +115,10 @@ async def test_without_a_database_it_is_alive_but_not_ready_and_every_door_says_
 async def test_an_integration_that_is_not_set_up_is_told_to_its_owner_only(
     house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.delenv("KOMMO_CLIENT_SECRET")
     from blocks.settings import Settings
 
+    await house.services.app()  # what it was started with has been read
+    monkeypatch.delenv("KOMMO_CLIENT_SECRET")
     house.services.settings = Settings()
     house.services._app = None
     answer = await house.product.get(START, params={"domain": "acme"}, headers=house.signed())
