@@ -15,13 +15,10 @@ the call with the old token: Kommo takes it as long as the new pair is unused [D
 is lost, and the connection says so instead of guessing.
 """
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
 
 from pydantic import SecretStr
 
@@ -45,9 +42,20 @@ from store.connections import (
 from store.database import Database
 from store.errors import StoreError
 from store.token_journal import mark_dead
+from tasks.attempt import (
+    Announce,
+    Attempt,
+    Reached,
+    Refreshed,
+    Wanted,
+    claim_lost,
+    pointer_seen,
+    silent,
+    to_the_end,
+    unheard,
+)
 from tasks.errors import (
     BlocksUnavailableError,
-    ClaimLostError,
     NotConnectedError,
     ReauthorizationRequiredError,
     RefreshFailedError,
@@ -55,21 +63,6 @@ from tasks.errors import (
 )
 from tasks.outbox import integration_error
 from tasks.vault import HeldPair, Vault
-
-Step = Literal["wanted", "claimed", "reread", "calling", "answered", "journalled", "saved", "released"]
-STEPS: tuple[Step, ...] = (
-    "wanted",
-    "claimed",
-    "reread",
-    "calling",
-    "answered",
-    "journalled",
-    "saved",
-    "released",
-)
-"""The points at which a process may die, in order; tests kill it at each."""
-Reached = Callable[[Step], Awaitable[None]]
-Announce = Callable[[str, str, dict[str, object]], None]
 
 MARGIN = timedelta(minutes=10)
 """How long before its end an access token is refreshed by whoever needs it."""
@@ -87,26 +80,6 @@ _RETRY_FIRST = timedelta(minutes=1)
 _RETRY_LONGEST = timedelta(hours=1)
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
-
-
-async def _silent(step: Step) -> None:
-    del step
-
-
-def _unheard(event: str, org: str, facts: dict[str, object]) -> None:
-    del event, org, facts
-
-
-@dataclass(frozen=True)
-class Refreshed:
-    """What came of wanting a fresh pair."""
-
-    pair: HeldPair
-    called: bool
-    """This call refreshed it; otherwise the pair was good, or somebody else did."""
-    moved_from: str | None = None
-    """The account's former host, if it has moved."""
 
 
 class Refresher:
@@ -135,7 +108,7 @@ class Refresher:
         allow_loopback: bool = False,
         claim_seconds: float = CLAIM_SECONDS,
         announce: Announce | None = None,
-        reached: Reached = _silent,
+        reached: Reached = silent,
     ) -> None:
         self._database = database
         self._vault = vault
@@ -144,7 +117,7 @@ class Refresher:
         self._owner = owner
         self._allow_loopback = allow_loopback
         self._claim_seconds = claim_seconds
-        self._announce = announce or _unheard
+        self._announce = announce or unheard
         self._reached = reached
 
     async def held(self, connection: ConnectionRecord) -> HeldPair:
@@ -185,8 +158,8 @@ class Refresher:
             connection = await self._connection(org)
             held = await self._vault.held(connection)
             first = first or held.fingerprint
-            wanted = _Wanted(margin, refused, not_fingerprint=first if force else None)
-            if self._is_good(held, wanted):
+            wanted = Wanted(margin, refused, not_fingerprint=first if force else None)
+            if wanted.is_met_by(held, self._clock.now()):
                 if not held.in_block or connection.token_fingerprint != held.fingerprint:
                     held = await self._vault.settle(connection, held)
                 return Refreshed(held, called=False)
@@ -195,7 +168,7 @@ class Refresher:
             claim = await take_claim(self._database, org, self._owner, self._claim_seconds)
             if claim is not None:
                 send_before = begun + self._claim_seconds * SEND_WITHIN
-                return await self._claimed(_Attempt(connection, claim, send_before), wanted)
+                return await self._claimed(Attempt(connection, claim, send_before), wanted)
             while await holder(self._database, org) > 0:
                 if self._clock.monotonic() >= until:
                     raise RefreshFailedError(
@@ -217,35 +190,28 @@ class Refresher:
             )
         return connection
 
-    def _is_good(self, held: HeldPair, wanted: "_Wanted") -> bool:
-        if held.fingerprint == wanted.not_fingerprint:
-            return False
-        if wanted.refused is not None and held.access_token == wanted.refused:
-            return False
-        return held.expires_at - self._clock.now() > wanted.margin
-
-    async def _claimed(self, attempt: "_Attempt", wanted: "_Wanted") -> Refreshed:
+    async def _claimed(self, attempt: Attempt, wanted: Wanted) -> Refreshed:
         """Refresh while holding the claim; whatever happens, the claim is released or left to time."""
         claim = attempt.claim
         try:
             await self._reached("claimed")
             attempt.connection = await self._connection(attempt.connection.org)
             held = await self._vault.held(attempt.connection)
-            attempt.seen = _seen(attempt.connection, held)
+            attempt.seen = pointer_seen(attempt.connection, held)
             await self._reached("reread")
-            if self._is_good(held, wanted):
+            if wanted.is_met_by(held, self._clock.now()):
                 held = await self._vault.settle(attempt.connection, held)
                 await self._release(claim)
                 return Refreshed(held, called=False)
             await self._look_back(attempt, held)
             # Cancelling a run in the middle must not throw away a pair that exists nowhere else.
-            return await _to_the_end(self._refresh(attempt, held))
+            return await to_the_end(self._refresh(attempt, held))
         except BaseException:
             if not attempt.noted:
                 await self._release(claim)
             raise
 
-    async def _look_back(self, attempt: "_Attempt", held: HeldPair) -> None:
+    async def _look_back(self, attempt: Attempt, held: HeldPair) -> None:
         """Did the holder before us die while Kommo was using up a token that we still have?"""
         claim, connection = attempt.claim, attempt.connection
         if claim.previous_step != "calling":
@@ -262,14 +228,14 @@ class Refresher:
                 "outcome_unknown",
             )
 
-    async def _refresh(self, attempt: "_Attempt", held: HeldPair) -> Refreshed:
+    async def _refresh(self, attempt: Attempt, held: HeldPair) -> Refreshed:
         try:
             pair = await self._call_and_repeat(attempt, held)
         except KommoError as error:
             return await self._refused(attempt, held, error)
         return await self._take(attempt, pair, held.host)
 
-    async def _call_and_repeat(self, attempt: "_Attempt", held: HeldPair) -> TokenPair:
+    async def _call_and_repeat(self, attempt: Attempt, held: HeldPair) -> TokenPair:
         """Call; while the outcome is unknown, again with the same token: that is what Kommo's grace is for."""
         for repeat in range(_REPEATS):
             if repeat:
@@ -283,17 +249,17 @@ class Refresher:
                     raise
         raise AssertionError("unreachable")
 
-    async def _call(self, attempt: "_Attempt", held: HeldPair) -> TokenPair:
+    async def _call(self, attempt: Attempt, held: HeldPair) -> TokenPair:
         """One call with one token, noted down before."""
         if not await note_step(self._database, attempt.claim, "calling", held.fingerprint):
-            raise _lost(attempt.connection.org)
+            raise claim_lost(attempt.connection.org)
         attempt.noted = True
         await self._reached("calling")
 
         async def in_time() -> None:
             # A process that was stopped for long must not use up a token that another one is working with.
             if self._clock.monotonic() > attempt.send_before:
-                raise _lost(attempt.connection.org)
+                raise claim_lost(attempt.connection.org)
 
         pair = await self._oauth.refresh(
             parse_host(held.host, allow_loopback=self._allow_loopback),
@@ -305,7 +271,7 @@ class Refresher:
         return pair
 
     async def _take(
-        self, attempt: "_Attempt", pair: TokenPair, host: str, moved_from: str | None = None
+        self, attempt: Attempt, pair: TokenPair, host: str, moved_from: str | None = None
     ) -> Refreshed:
         """Keep a new pair, then make it the current one."""
         connection = attempt.connection
@@ -336,7 +302,7 @@ class Refresher:
         except (StoreError, BlocksUnavailableError, OSError):
             return held
 
-    async def _refused(self, attempt: "_Attempt", held: HeldPair, error: KommoError) -> Refreshed:
+    async def _refused(self, attempt: Attempt, held: HeldPair, error: KommoError) -> Refreshed:
         """Kommo gave no pair: find out whether that is its final word (T4)."""
         verdict = verdict_on_refresh(error)
         if verdict in _SERIOUS:
@@ -357,7 +323,7 @@ class Refresher:
                 return found
         return await self._failed(attempt, error, misconfigured=verdict is Verdict.MISCONFIGURED)
 
-    async def _stored_meanwhile(self, attempt: "_Attempt", held: HeldPair) -> Refreshed | None:
+    async def _stored_meanwhile(self, attempt: Attempt, held: HeldPair) -> Refreshed | None:
         """Another process may have been slower than its claim and faster than us."""
         connection = await get_connection(self._database, attempt.connection.org)
         found = await self._vault.held(connection)
@@ -367,7 +333,7 @@ class Refresher:
         await self._release(attempt.claim)
         return Refreshed(found, called=False)
 
-    async def _spare(self, attempt: "_Attempt", held: HeldPair) -> Refreshed | None:
+    async def _spare(self, attempt: Attempt, held: HeldPair) -> Refreshed | None:
         """A repeated refresh leaves two pairs behind, of which Kommo honours the younger."""
         org = attempt.connection.org
         for spare in await self._vault.spares(org):
@@ -385,7 +351,7 @@ class Refresher:
             return found
         return None
 
-    async def _moved(self, attempt: "_Attempt", held: HeldPair) -> Refreshed | None:
+    async def _moved(self, attempt: Attempt, held: HeldPair) -> Refreshed | None:
         """The account may have got another subdomain: 404 or 401 on the old one [C PHP]."""
         try:
             knowing = parse_host(held.api_domain or held.host, allow_loopback=self._allow_loopback)
@@ -403,7 +369,7 @@ class Refresher:
         pair = await self._call_and_repeat(attempt, replace(held, host=address.host.name))
         return await self._take(attempt, pair, address.host.name, moved_from=held.host)
 
-    async def _dead(self, attempt: "_Attempt", held: HeldPair, error: KommoError) -> Refreshed | None:
+    async def _dead(self, attempt: Attempt, held: HeldPair, error: KommoError) -> Refreshed | None:
         """It is Kommo's final word: only a person can help; unless a newer pair came in at the last moment."""
         connection = attempt.connection
         code = "outcome_unknown" if attempt.unknown else "token_refused"
@@ -420,7 +386,7 @@ class Refresher:
             state=ConnectionState.REAUTHORIZATION_REQUIRED,
             reason=reason,
             reason_code=code,
-            seen=_seen(connection, held),
+            seen=pointer_seen(connection, held),
             events=[integration_error(connection.org, code, reason)],
             next_refresh_at=None,
             now=self._clock.now(),
@@ -436,9 +402,7 @@ class Refresher:
         )
         raise ReauthorizationRequiredError(f"'{connection.org}': {reason}")
 
-    async def _failed(
-        self, attempt: "_Attempt", error: KommoError, *, misconfigured: bool = False
-    ) -> Refreshed:
+    async def _failed(self, attempt: Attempt, error: KommoError, *, misconfigured: bool = False) -> Refreshed:
         """Not this time: say why, and when it will be tried again."""
         connection = attempt.connection
         wait = min(_RETRY_LONGEST, _RETRY_FIRST * 2 ** min(connection.refresh_attempts, 10))
@@ -480,50 +444,3 @@ class Refresher:
             await action
         except (StoreError, OSError) as error:
             _log.warning("left to time: %s", error)
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What makes a pair good enough."""
-
-    margin: timedelta
-    refused: SecretStr | None
-    not_fingerprint: str | None
-
-
-@dataclass
-class _Attempt:
-    """One refresh under a claim. `unknown`: Kommo may have used up the token without anybody seeing the answer."""
-
-    connection: ConnectionRecord
-    claim: Claim
-    send_before: float
-    seen: str | None = None
-    """The pointer that a verdict rests on, see `_seen`."""
-    unknown: bool = False
-    noted: bool = False
-    """It is written down that Kommo is being called: the note must outlive this process."""
-
-
-def _seen(connection: ConnectionRecord, held: HeldPair) -> str | None:
-    """The pointer that a verdict rests on; None while the store is behind the pair that was tried."""
-    return held.fingerprint if connection.token_fingerprint == held.fingerprint else None
-
-
-def _lost(org: str) -> ClaimLostError:
-    return ClaimLostError(
-        f"This process was held up while it refreshed '{org}', and another one may have taken over. Nothing was sent; "
-        "the next attempt finds what the other one got."
-    )
-
-
-async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
-    """Finish even if we are cancelled meanwhile, also again and again; then let the cancellation go on."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
-        raise

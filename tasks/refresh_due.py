@@ -14,8 +14,9 @@ from kommo.clock import Clock
 from store.connections import ConnectionRecord, ConnectionState
 from store.connections import due_connections as due_page
 from store.database import Database
+from tasks.attempt import Refreshed
 from tasks.errors import ReauthorizationRequiredError, RefreshUnknownError, sentence_of
-from tasks.refresh import Refreshed, Refresher
+from tasks.refresh import Refresher
 
 IDLE = timedelta(days=20)
 """A pair that has not been refreshed for so long is due whatever its age: Kommo's refresh token dies after three

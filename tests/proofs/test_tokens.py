@@ -10,8 +10,8 @@ import pytest
 from sandbox import Sandbox, running_sandbox
 from store.connections import get_connection
 from store.database import Database
+from tasks.attempt import STEPS, Step
 from tasks.errors import ReauthorizationRequiredError
-from tasks.refresh import STEPS, Step
 from tests.proofs.support import rounds
 from tests.syncing import quiet_config
 from tests.tokens.process import Ended, Running, Wish, digest, stopped_process

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from blocks.app import KommoApp
 from store.database import Database
-from tasks.refresh import Step
+from tasks.attempt import Step
 from tests.tokens.support import FileBlocks, Installation, OffsetClock
 
 SERVER = multiprocessing.get_context("forkserver")

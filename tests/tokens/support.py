@@ -22,8 +22,9 @@ from sandbox import Sandbox
 from sandbox.oauth_pages import callback_url
 from store.connections import ConnectionRecord, get_connection, put_connection
 from store.database import Database
+from tasks.attempt import Announce, Reached
 from tasks.errors import BlocksUnavailableError
-from tasks.refresh import Announce, Reached, Refresher
+from tasks.refresh import Refresher
 from tasks.vault import HeldPair, Vault
 
 DAY = timedelta(hours=25)

@@ -16,6 +16,7 @@ from store.database import Database
 from store.errors import DatabaseUnavailableError
 from store.outbox import list_outbox
 from store.token_journal import chain
+from tasks.attempt import Step
 from tasks.errors import (
     BlocksUnavailableError,
     ClaimLostError,
@@ -24,7 +25,6 @@ from tasks.errors import (
     RefreshFailedError,
     RefreshUnknownError,
 )
-from tasks.refresh import Step
 from tasks.tokens import RefreshingToken
 from tests.tokens.support import Installation, a_day_passes, connected, token_calls, works
 
