@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
+
 from blocks.app import CALLBACK_PATH
 from tests.cli.support import KOMMO, Cli, SandboxProcess
 
@@ -58,6 +60,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         return None
 
 
+@pytest.mark.seconds(4)
 def test_a_key_is_shown_once_listed_without_itself_and_revoked(cli: Cli) -> None:
     made = cli("keys", "api", "create", "the product", "--org", "acme", "--org", "globex", "--json").answer
     assert re.fullmatch(r"kdp_[\w-]{43}", made["key"])
@@ -142,6 +145,7 @@ def test_a_gateway_without_an_integration_says_what_is_missing(sqlite_cli: Cli) 
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.seconds(4)
 def test_a_gateway_on_a_port_that_is_taken_says_so(sqlite_cli: Cli) -> None:
     environment = {**sqlite_cli.environment, **_APP}
     with _gateway(environment) as (url, _):

@@ -52,6 +52,7 @@ def browser(folder: Path, decision: str) -> str:
     return f"{sys.executable} {script} %s"
 
 
+@pytest.mark.seconds(20)
 def test_from_the_consent_page_to_the_end_of_a_connection(
     sqlite_cli: Cli, sandbox_process: SandboxProcess, integration: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_from_the_consent_page_to_the_end_of_a_connection(
     assert sqlite_cli("sync", "acme", **environ).code == 1
 
 
+@pytest.mark.seconds(3)
 def test_declining_connects_nothing(
     sqlite_cli: Cli, sandbox_process: SandboxProcess, integration: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -94,6 +96,7 @@ def test_declining_connects_nothing(
     assert sqlite_cli("status", "--json").answer == []
 
 
+@pytest.mark.seconds(4)
 def test_what_is_missing_is_named(sqlite_cli: Cli) -> None:
     assert "KOMMO_CLIENT_ID" in sqlite_cli("connect", "acme", "--browser").sentence
     wrong = sqlite_cli.together(

@@ -69,6 +69,7 @@ async def test_an_install_with_a_code_of_another_account_changes_nothing(house: 
     assert (await house.told())[-1] == ("integration_error", "exchange_refused")
 
 
+@pytest.mark.seconds(5)
 @pytest.mark.timing
 async def test_an_install_is_answered_in_time_also_when_kommo_is_slow(house: House) -> None:
     await _connect(house)

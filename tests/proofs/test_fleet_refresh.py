@@ -63,6 +63,7 @@ async def _seed(database: Database, app: KommoApp, pairs: list[dict[str, Any]]) 
             await vault.settle(connection, held)
 
 
+@pytest.mark.seconds(6)
 @pytest.mark.parametrize("trouble", [False, True], ids=["untroubled", "dead-and-faulty"])
 async def test_one_run_refreshes_a_whole_fleet(
     installation: Settings, monkeypatch: pytest.MonkeyPatch, trouble: bool

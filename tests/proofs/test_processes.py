@@ -1,7 +1,6 @@
 """R1: several processes share one budget exactly, and use it."""
 
 import asyncio
-import os
 from itertools import pairwise
 
 import pytest
@@ -13,13 +12,13 @@ from tests.syncing import connect
 
 pytestmark = [
     pytest.mark.proof,
-    pytest.mark.seconds(35),
+    pytest.mark.timing,
+    pytest.mark.seconds(22),
     pytest.mark.usefixtures("prefect_api"),
-    # The bar of the full round is for a machine that does nothing else.
-    *([pytest.mark.timing] if FULL else []),
 ]
 
-LIMIT = 7
+# At Kommo's own limit it takes longer; twice as much asks for the same exactness, twice as often.
+LIMIT = 7 if FULL else 14
 PROCESSES = 4
 
 
@@ -68,4 +67,4 @@ async def test_r1_four_processes_on_one_account_stay_within_the_limit_and_use_it
     assert windows["max_per_account"] == {"acme": fullest}
     assert fullest <= LIMIT
     # 1.05 is the bar on a machine that does nothing else; the default round only catches a budget left unused.
-    assert together <= (1.05 if os.environ.get("KOMMO_TEST_ROUNDS") == "full" else 1.5)
+    assert together <= (1.05 if FULL else 2.0)

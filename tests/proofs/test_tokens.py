@@ -66,6 +66,7 @@ def _now(wish: Wish, here: Installation, *, die_at: Step | None = None, stop_at:
     )
 
 
+@pytest.mark.seconds(3)
 async def test_t1_twenty_processes_that_want_one_token_make_one_call(
     here: Installation, kommo: Sandbox, wish: Wish
 ) -> None:
@@ -83,6 +84,7 @@ async def test_t1_twenty_processes_that_want_one_token_make_one_call(
     print(f"\n{number + 1} rounds of {PROCESSES} processes: 1 call each")  # noqa: T201 - shown with -s
 
 
+@pytest.mark.seconds(6)
 @pytest.mark.parametrize("mode", ["grace", "dead"])
 async def test_t3_kill_9_at_any_step_loses_no_connection_or_says_so(
     here: Installation, kommo: Sandbox, wish: Wish, mode: str
