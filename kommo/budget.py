@@ -5,7 +5,7 @@ both the account and the address are counted. Repeated 429s end in a block of th
 
 The arithmetic has two halves. The *window* is the promise: a key remembers its last places, and the eighth of
 any eight lies at least ``RESERVE`` seconds behind the first, so that they do not meet in one second even if
-the first is 35 ms late on its way. ``LATE_TOLERANCE`` may use 15 of these, the network has the other 20. The
+the first is 30 ms late on its way. ``LATE_TOLERANCE`` may use 10 of these, the network has the other 20. The
 *pace* is GCRA (virtual scheduling): places lie one spacing apart. A key that was not used for a moment, because
 its database or its waiters were busy, makes up for it; the window holds all the same.
 """
@@ -21,11 +21,11 @@ from typing import Protocol, Self
 from kommo.clock import Clock
 from kommo.errors import ErrorKind, KommoError
 
-RESERVE = 1.035
+RESERVE = 1.03
 """Seconds in which no more requests than the limit of one second start."""
 CREDIT = 0.6
 """Seconds of unused time that are made up for; a key that was idle for longer begins anew, at its pace."""
-LATE_TOLERANCE = 0.015
+LATE_TOLERANCE = 0.010
 """Seconds after its moment at which a request may still go out."""
 WIDE_SLOT = 1.0
 """Seconds kept free behind a slot for a process that has been late again and again."""

@@ -4,8 +4,8 @@ A row per key remembers its last places and its pace. Whoever wants to send rese
 sleeps until then. A killed process costs the places that it had reserved and no more. Measured against other
 ways in prefect-facts.md §5.
 
-The window is the promise (R1): of any eight places at a limit of seven, the last lies 1.035 s behind the first,
-so that up to 35 ms of jitter on the way cannot put eight requests into one second. The pace is GCRA: places lie
+The window is the promise (R1): of any eight places at a limit of seven, the last lies 1.03 s behind the first,
+so that up to 30 ms of jitter on the way cannot put eight requests into one second. The pace is GCRA: places lie
 one spacing apart, and what a busy moment left unused is made up for, as far as CREDIT goes.
 The same arithmetic for one process is in `kommo.budget`, which may not be imported here.
 """
@@ -28,7 +28,7 @@ _TABLE = table_of(RateBudgetRow)
 
 DEFAULT_LIMITS: Mapping[str, float] = {"account": 7.0, "egress": 7.0}
 # Seconds in which no more requests than the limit of one second start.
-RESERVE = 1.035
+RESERVE = 1.03
 # Seconds of unused time that are made up for; a key that was idle for longer begins anew, at its pace.
 CREDIT = 0.6
 # How far ahead (seconds) a lane may reserve. What is reserved cannot be taken back, so an action waits for at
