@@ -86,7 +86,10 @@ def test_the_readme_promises_only_commands_that_exist() -> None:
 
     app = build_app()
     named = set(
-        re.findall(r"kommo (demo|sandbox|connect|disconnect|refresh|gateway|keys|sync|status|snapshot|db|budget)\b", README.read_text())
+        re.findall(
+            r"kommo (demo|sandbox|connect|disconnect|refresh|gateway|keys|sync|status|snapshot|db|budget)\b",
+            README.read_text(),
+        )
     )
     assert named
     for name in named:
