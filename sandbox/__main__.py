@@ -114,6 +114,10 @@ def ready_line(sandbox: Sandbox, *, as_json: bool) -> str:
     lines += [
         f"  integration {integration.client_id}  secret {integration.client_secret}",
         f"    authorize at {sandbox.www}/oauth, redirects to {integration.redirect_uri}",
+        "  to use it with the other commands:",
+        f"    export KOMMO_SANDBOX=1 KOMMO_AUTHORIZE_BASE={sandbox.www}",
+        f"    export KOMMO_CLIENT_ID={integration.client_id} KOMMO_CLIENT_SECRET={integration.client_secret}",
+        f"    export KOMMO_REDIRECT_URI={integration.redirect_uri}",
     ]
     return "\n".join(lines)
 

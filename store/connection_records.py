@@ -192,4 +192,7 @@ def to_record(row: RowMapping) -> ConnectionRecord:
 
 def unknown_connection(org: str) -> UnknownConnectionError:
     """The error that names an org without a connection."""
-    return UnknownConnectionError(f"The org {org[:100]!r} has no connection to Kommo. Connect it first.")
+    return UnknownConnectionError(
+        f"The org {org[:100]!r} has no connection to Kommo: kommo status lists those that have one, "
+        "kommo connect ORG makes one."
+    )

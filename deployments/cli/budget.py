@@ -43,5 +43,11 @@ async def unblock(key: str) -> None:
 
     settings = Settings()
     async with open_database(settings) as database:
-        await budget_of(database, settings).unblock(key)
-    say(f"{key} may send again.")
+        budget = budget_of(database, settings)
+        stopped = {row.key for row in await budget.status() if row.blocked_for}
+        await budget.unblock(key)
+    say(
+        f"{key} may send again."
+        if key in stopped
+        else f"{key} was not stopped: kommo budget show lists the keys."
+    )

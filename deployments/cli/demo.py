@@ -131,7 +131,8 @@ def _step(number: int, text: str) -> None:
 
 
 def _what_next(folder: Path) -> None:
-    kommo = "uv run kommo" if "UV_RUN_RECURSION_DEPTH" in os.environ else "kommo"
+    uv_run = "uv run " if "UV_RUN_RECURSION_DEPTH" in os.environ else ""
+    kommo = f"{uv_run}kommo"
     _step(6, "All is stopped again; what was read stays.")
     say(f"  Snapshots: {folder / 'kommo.db'}")
     say(f"  Prefect's history and the block: {folder / 'prefect'}")
@@ -145,5 +146,5 @@ def _what_next(folder: Path) -> None:
         (f"{kommo} snapshot show {ORG} lead_fields --json", "everything, for a machine"),
     ):
         say(f"  {command:<52} {what}")
-    say(f"  PREFECT_HOME={folder / 'prefect'} prefect server start   the runs in Prefect's UI")
-    say("  rm -r the folder above and nothing of the demo is left.")
+    say(f"  PREFECT_HOME={folder / 'prefect'} {uv_run}prefect server start   the runs in Prefect's UI")
+    say(f"  rm -r {folder}   nothing of the demo is left then")

@@ -7,14 +7,13 @@ from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 
 from pydantic import BaseModel
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-# A pipe has no width to keep to: a table that is cut there loses data.
-_PIPE_WIDTH = 400
-
-out = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 STATE_STYLES: Mapping[str, str] = {
@@ -82,20 +81,25 @@ def ago(moment: datetime | None, now: datetime) -> str:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
     """A table; cells are rich markup, so text from outside must be escaped by `cell`."""
-    plain = not out.is_terminal
-    grid = Table(
-        title=None if plain else title,
-        box=None if plain else Table().box,
-        title_justify="left",
-        show_edge=not plain,
-        pad_edge=not plain,
-        header_style="bold",
-    )
+    lines = [[str(value) for value in row] for row in rows]
+    if not out.is_terminal:
+        _plain_table([list(columns), *lines])
+        return
+    grid = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
-        grid.add_column(column, overflow="fold", no_wrap=plain)
-    for row in rows:
-        grid.add_row(*(str(value) for value in row))
+        grid.add_column(column, overflow="fold")
+    for line in lines:
+        grid.add_row(*line)
     out.print(grid)
+
+
+def _plain_table(lines: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as they must be: a pipe has no width to keep to, and a table that is cut there loses data."""
+    texts = [[Text.from_markup(value, emoji=False).plain for value in line] for line in lines]
+    widths = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
+    for line in texts:
+        padded = (set_cell_size(text, width) for text, width in zip(line, widths, strict=True))
+        out.print(Text("  ".join(padded).rstrip()))
 
 
 def cell(value: object) -> str:

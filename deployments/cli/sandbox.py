@@ -24,8 +24,9 @@ def sandbox(
 ) -> None:
     """Run a stand-in for Kommo on loopback until it is interrupted.
 
-    It prints, for each account, the host and tokens to connect with. Set KOMMO_SANDBOX=1 for the commands that use it:
-    loopback hosts are refused otherwise.
+    It prints, for each account, the host and tokens to connect with, and the settings with which the other commands
+    use it: KOMMO_SANDBOX=1, as loopback hosts are refused otherwise, and for the consent page the integration and
+    KOMMO_AUTHORIZE_BASE.
 
     Args:
         port: Port to listen on; 0 takes a free one.
@@ -37,7 +38,8 @@ def sandbox(
         talks: Talks in each account.
         limit: Requests a second, per account and per IP; 0 is no limit.
         seed: The same seed gives the same data.
-        redirect_uri: Where the consent page sends people back to: the gateway's callback.
+        redirect_uri: Where the consent page sends people back to: the gateway's callback; for `kommo connect --browser`
+            an address of this machine, as http://127.0.0.1:8030/connected.
         client_id: Integration id; made from the seed if left out.
         client_secret: Secret key of the integration; made from the seed if left out.
         disable_hook: URL told of an uninstall.

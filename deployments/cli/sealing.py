@@ -20,7 +20,7 @@ async def rotate(*, drop_old: bool = False, json: bool = False) -> None:
     if json:
         print_json(done)
         return
-    say(f"{done.resealed} tokens were sealed anew; {done.keys} keys are in the block.")
+    say(f"Tokens sealed anew: {done.resealed}. Keys in the block: {done.keys}.")
     if done.unreadable:
         say(f"{done.unreadable} could not be opened with any key and were left as they are.", style="yellow")
     say("Restart the workers and the gateway; then run it again with --drop-old.")

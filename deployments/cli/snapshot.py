@@ -134,6 +134,9 @@ async def runs(org: str, *, limit: int = 20, json: bool = False) -> None:
     if json:
         print_json(found)
         return
+    if not found:
+        say(f"There are no runs of {org}: kommo status lists the orgs, kommo sync ORG makes a run.")
+        return
     table(
         ["run", "scope", "state", "started (UTC)", "requests", "why"],
         [
