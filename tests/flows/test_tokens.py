@@ -1,6 +1,7 @@
 """Connecting by a consent, refreshing, and syncing with a pair: real flows on a real Prefect engine."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, cast
@@ -31,7 +32,7 @@ from store.runs import finish_run
 from store.snapshots import read_snapshot
 from store.token_journal import chain
 from tasks import conclude
-from tasks.app import find_app, require_app
+from tasks.app import DEFAULT_NAME, find_app, require_app
 from tasks.connect import connect_with_code
 from tasks.credentials import PrefectBlocks
 from tasks.disconnect import confirm_uninstall
@@ -299,6 +300,15 @@ async def test_a_block_that_somebody_removed_is_made_anew(installation: Settings
         assert await others.load("acme") is not None
 
 
+@pytest.fixture
+async def no_app_block() -> AsyncIterator[None]:
+    """The Kommo App block is one for the whole server: it must not stay for the tests that come after."""
+    yield
+    with contextlib.suppress(ValueError):
+        await KommoApp.adelete(DEFAULT_NAME)
+
+
+@pytest.mark.usefixtures("no_app_block")
 async def test_keys_are_rotated_without_losing_a_token(installation: Settings, kommo: Sandbox) -> None:
     async with open_database(installation) as database:
         await consent(kommo, database)
