@@ -71,6 +71,7 @@ async def test_an_install_with_a_code_of_another_account_changes_nothing(house: 
 
 @pytest.mark.seconds(5)
 @pytest.mark.timing
+@pytest.mark.seconds(5)
 async def test_an_install_is_answered_in_time_also_when_kommo_is_slow(house: House) -> None:
     await _connect(house)
     house.kommo.world.faults.add(kind="slow", path="/oauth2/access_token", delay=4.0, times=1)
