@@ -21,6 +21,8 @@ from tasks.installation import open_database
 
 FINISH_SECONDS = 30.0
 """Seconds that work under way has to end when the gateway stops."""
+FRESH_SECONDS = 300.0
+"""Seconds after which the integration's settings are read again, while requests go on with those that are known."""
 NOT_SET_UP = "This service is not set up yet. Whoever runs it finds the reason in its log."
 FirstSync = Callable[[ConnectionRecord], Coroutine[object, object, None]]
 
@@ -43,18 +45,27 @@ class Services:
     first_sync: FirstSync = start_first_sync
     background: Background = field(default_factory=Background)
     _app: KommoApp | None = field(default=None, repr=False)
+    _fresh_until: float = field(default=0.0, repr=False)
     _loading: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def app(self) -> KommoApp:
-        """The integration, read once; what Prefect's server or the environment says.
+        """The integration, as Prefect's server and the environment describe it; read again from time to time.
 
         Raises:
             AppIncompleteError: Its id, secret or redirect URI is missing; it is looked for again the next time.
         """
         async with self._loading:
             if self._app is None:
-                self._app = await require_app(self.settings)
-            return self._app
+                self._app = await self._read_app()
+        if self.clock.monotonic() > self._fresh_until:
+            self._fresh_until = self.clock.monotonic() + FRESH_SECONDS
+            self.background.start("settings", "reading the integration's settings again", self._read_app())
+        return self._app
+
+    async def _read_app(self) -> KommoApp:
+        self._app = await require_app(self.settings)
+        self._fresh_until = self.clock.monotonic() + FRESH_SECONDS
+        return self._app
 
     def connected(self, connection: ConnectionRecord) -> None:
         """Have a new connection's account read, without waiting for it."""

@@ -61,6 +61,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 @pytest.mark.seconds(4)
+@pytest.mark.seconds(6)
 def test_a_key_is_shown_once_listed_without_itself_and_revoked(cli: Cli) -> None:
     made = cli("keys", "api", "create", "the product", "--org", "acme", "--org", "globex", "--json").answer
     assert re.fullmatch(r"kdp_[\w-]{43}", made["key"])
@@ -84,6 +85,7 @@ def test_a_key_must_be_for_some_org_or_for_all(sqlite_cli: Cli) -> None:
         assert sqlite_cli("keys", "api", "create", "x", *wrong).code == 2
 
 
+@pytest.mark.seconds(6)
 def test_a_gateway_serves_keeps_queries_out_of_its_log_and_stops_when_told(cli: Cli) -> None:
     key = cli("keys", "api", "create", "product", "--all-orgs", "--json").answer["key"]
     with _gateway({**cli.environment, **_APP}) as (url, process):
@@ -107,6 +109,7 @@ def test_a_gateway_serves_keeps_queries_out_of_its_log_and_stops_when_told(cli: 
         assert secret not in log
 
 
+@pytest.mark.seconds(6)
 def test_t2_a_gateway_that_is_told_to_stop_finishes_a_code_whose_browser_has_gone(
     cli: Cli, sandbox_process: SandboxProcess
 ) -> None:
@@ -146,6 +149,7 @@ def test_a_gateway_without_an_integration_says_what_is_missing(sqlite_cli: Cli) 
 
 
 @pytest.mark.seconds(4)
+@pytest.mark.seconds(6)
 def test_a_gateway_on_a_port_that_is_taken_says_so(sqlite_cli: Cli) -> None:
     environment = {**sqlite_cli.environment, **_APP}
     with _gateway(environment) as (url, _):
@@ -154,6 +158,7 @@ def test_a_gateway_on_a_port_that_is_taken_says_so(sqlite_cli: Cli) -> None:
     assert "cannot be used" in ran.sentence
 
 
+@pytest.mark.seconds(6)
 def test_a_gateway_needs_no_prefect_server_to_start(sqlite_cli: Cli) -> None:
     environment = {
         name: value for name, value in sqlite_cli.environment.items() if not name.startswith("PREFECT_API")

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -163,7 +164,7 @@ async def forget_blocks(*orgs: str) -> None:
 
 def _documented(url: str) -> Callable[[httpx.Response], Awaitable[None]]:
     """Every status that a test gets from a door must be in the OpenAPI document."""
-    paths = create_app().openapi()["paths"]
+    paths = _paths()
 
     async def check(answer: httpx.Response) -> None:
         request = answer.request
@@ -172,6 +173,12 @@ def _documented(url: str) -> Callable[[httpx.Response], Awaitable[None]]:
             assert str(answer.status_code) in paths[path]["get"]["responses"], (path, answer.status_code)
 
     return check
+
+
+@cache
+def _paths() -> dict[str, Any]:
+    paths: dict[str, Any] = create_app().openapi()["paths"]
+    return paths
 
 
 def _no_cookies() -> CookieJar:

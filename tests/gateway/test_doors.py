@@ -11,6 +11,7 @@ import pytest
 from gateway.app import create_app
 from gateway.endings import ENDINGS
 from gateway.pages import Message, page
+from kommo.clock import SystemClock
 from store.connections import ConnectionState, set_state
 from tasks.authorize import Ending
 from tests.gateway.support import AS_BROWSER, CALLBACK, START, House
@@ -129,6 +130,28 @@ async def test_an_integration_that_is_not_set_up_is_told_to_its_owner_only(
     monkeypatch.setenv("KOMMO_CLIENT_SECRET", "now-it-is-there")
     house.services.settings = Settings()
     assert (await house.product.get("/readyz")).status_code == 200, "it is looked for again"
+
+
+async def test_a_changed_block_is_noticed_without_a_restart(house: House) -> None:
+    from blocks.app import KommoApp
+
+    assert (await house.services.app()).allowed_redirects == []
+    block = KommoApp(allowed_redirects=["https://other.example.com"])
+    await block.asave("default", overwrite=True)
+    try:
+        house.services.clock = _Ahead()
+        assert (await house.services.app()).allowed_redirects == [], "nobody waits for it"
+        await house.services.background.finish(10)
+        assert (await house.services.app()).allowed_redirects == ["https://other.example.com"]
+    finally:
+        await KommoApp.adelete("default")
+
+
+class _Ahead(SystemClock):
+    """The real clock, ten minutes ahead."""
+
+    def monotonic(self) -> float:
+        return super().monotonic() + 600
 
 
 async def test_every_answer_is_guarded(house: House) -> None:

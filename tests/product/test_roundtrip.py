@@ -64,6 +64,7 @@ async def _round_trip(node: list[str], house: House, org: str) -> subprocess.Com
 
 
 @pytest.mark.seconds(4)
+@pytest.mark.seconds(5)
 async def test_the_products_round_trip(house: House, node: list[str]) -> None:
     done = await _round_trip(node, house, "acme")
     assert done.returncode == 0, done.stderr

@@ -171,7 +171,8 @@ class Chromium:
                 waiting.set_result(message["result"])
 
     async def close(self) -> None:
-        """Stop reading; the process is ended by who started it."""
+        """End the browser by its own means: it tidies up what it has put into the folder for temporary files."""
+        await self.call("Browser.close")
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
 
@@ -202,7 +203,10 @@ async def running_chromium(path: str, profile: Path) -> AsyncIterator[Chromium]:
             browser = Chromium(socket)
             yield browser
             await browser.close()
+        async with asyncio.timeout(10):
+            await process.wait()
         draining.cancel()
     finally:
-        process.terminate()
-        await process.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

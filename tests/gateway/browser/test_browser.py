@@ -21,10 +21,13 @@ from tests.gateway.support import CALLBACK, House, open_socket, served
 
 _CHROMIUM = chromium_path()
 _PICTURES = os.environ.get("KOMMO_TEST_PICTURES")  # before a fixture tidies the environment
-pytestmark = pytest.mark.skipif(
-    _CHROMIUM is None and os.environ.get("KOMMO_TEST_BROWSER") != "required",
-    reason="Chromium is not installed here (Debian: apt-get install chromium)",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        _CHROMIUM is None and os.environ.get("KOMMO_TEST_BROWSER") != "required",
+        reason="Chromium is not installed here (Debian: apt-get install chromium)",
+    ),
+    pytest.mark.seconds(8),
+]
 ALLOW, DECLINE = "button[value=allow]", "button[value=decline]"
 
 
