@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Row as SqlRow
-from sqlalchemy import bindparam, select, text, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database
+from store.dbclock import read_clock
 from store.tables import RateBudgetRow, table_of
 from store.types import clean_text
 
@@ -234,7 +235,7 @@ class DatabaseBudget:
         """All keys, in alphabetical order."""
         async with self._db.read() as connection:
             rows = (await connection.execute(select(_TABLE).order_by(_TABLE.c.key))).all()
-            now = await self._clock(connection)
+            now = await read_clock(connection, self._now)
         return [
             KeyStatus(
                 row.key,
@@ -268,15 +269,8 @@ class DatabaseBudget:
                 [{"key": key, "next_at": 0.0, "recent": [], "blocked_until": 0.0} for key in keys],
             )
             found = (await connection.execute(locking)).all()
-        now = await self._clock(connection)
+        now = await read_clock(connection, self._now)
         return [_sane(row, now) for row in found], now
-
-    async def _clock(self, connection: AsyncConnection) -> float:
-        """Seconds since 1970. Asked after the locks: a time from before a wait for them would be stale."""
-        if self._db.dialect != "postgresql":
-            return self._now()
-        asked = await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())::float8"))
-        return float(asked.scalar_one())
 
 
 def _sane(row: SqlRow[Any], now: float) -> _Row:

@@ -1,45 +1,23 @@
 """T1 and T3 with real processes: twenty at once, `kill -9` at every step, a holder that is stopped and goes on."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sandbox import Sandbox, running_sandbox
+from sandbox import Sandbox
 from store.connections import get_connection
-from store.database import Database
 from tasks.attempt import STEPS, Step
 from tasks.errors import ReauthorizationRequiredError
 from tests.proofs.support import rounds
-from tests.syncing import quiet_config
 from tests.tokens.process import Ended, Running, Wish, digest, stopped_process
-from tests.tokens.support import FileBlocks, Installation, a_day_passes, app_of, connected, token_calls, works
+from tests.tokens.support import Installation, a_day_passes, connected, token_calls, works
 
 pytestmark = pytest.mark.proof
 
 PROCESSES = 20
 CLAIM_SECONDS = 1.5
-
-
-@pytest.fixture
-async def kommo() -> AsyncIterator[Sandbox]:
-    async with running_sandbox(
-        quiet_config(accounts=1, leads=1, contacts=1, companies=1, talks=0)
-    ) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-async def here(
-    kommo: Sandbox, database_place: tuple[str, str], tmp_path: Path
-) -> AsyncIterator[Installation]:
-    folder = tmp_path / "blocks"
-    folder.mkdir()
-    async with Database.open(*database_place) as database:
-        await database.ensure()
-        yield Installation(database, FileBlocks(folder), app_of(kommo))
 
 
 @pytest.fixture
