@@ -114,6 +114,15 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield api
 
 
+@pytest.fixture(scope="session")
+def quick() -> Iterator[None]:
+    """Commands as processes that begin at once: see tests/quick."""
+    from tests.quick.running import quick_server
+
+    with quick_server():
+        yield
+
+
 @pytest.fixture
 def installation(
     database_place: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

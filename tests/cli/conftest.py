@@ -27,9 +27,9 @@ def sandbox_process() -> Iterator[SandboxProcess]:
 
 
 @pytest.fixture
-def cli(prefect_api: str, installation: Settings) -> Cli:
+def cli(prefect_api: str, quick: None, installation: Settings) -> Cli:
     """The command line on each dialect."""
-    del installation  # it is in the environment
+    del installation, quick  # they are in the environment
     return Cli({**os.environ, "PREFECT_API_URL": prefect_api})
 
 
@@ -39,8 +39,9 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sqlite_cli(prefect_api: str, home: Path) -> Cli:
+def sqlite_cli(prefect_api: str, quick: None, home: Path) -> Cli:
     """The command line on SQLite, for what does not depend on the dialect."""
+    del quick  # it is in the environment
     return Cli(
         plain_environment(
             PREFECT_API_URL=prefect_api,

@@ -1,9 +1,8 @@
-"""What the tests of the command line share: running the real `kommo`, steering a sandbox process."""
+"""What the tests of the command line share: running `kommo` as a process, steering a sandbox process."""
 
 import json
 import os
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-KOMMO = Path(sys.executable).with_name("kommo")
+from tests.quick.running import KOMMO
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -43,7 +43,7 @@ class Cli:
 
     def __call__(self, *arguments: str, **more: str) -> Ran:
         done = subprocess.run(
-            [str(KOMMO), *arguments],
+            [*KOMMO, *arguments],
             env={**self.environment, **more},
             capture_output=True,
             text=True,

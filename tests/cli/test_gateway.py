@@ -16,7 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from blocks.app import CALLBACK_PATH
-from tests.cli.support import KOMMO, Cli, SandboxProcess
+from tests.cli.support import Cli, SandboxProcess
+from tests.quick.running import KOMMO
 
 _APP = {
     "KOMMO_CLIENT_ID": "0c6f3d2e-0000-4000-8000-000000000001",
@@ -27,7 +28,7 @@ _APP = {
 
 @contextmanager
 def _gateway(environment: Mapping[str, str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    command = [str(KOMMO), "gateway", "--port", "0", "--json"]
+    command = [*KOMMO, "gateway", "--port", "0", "--json"]
     with subprocess.Popen(
         command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -60,7 +61,6 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         return None
 
 
-@pytest.mark.seconds(4)
 @pytest.mark.seconds(6)
 def test_a_key_is_shown_once_listed_without_itself_and_revoked(cli: Cli) -> None:
     made = cli("keys", "api", "create", "the product", "--org", "acme", "--org", "globex", "--json").answer
@@ -148,7 +148,6 @@ def test_a_gateway_without_an_integration_says_what_is_missing(sqlite_cli: Cli) 
     assert "Traceback" not in ran.err
 
 
-@pytest.mark.seconds(4)
 @pytest.mark.seconds(6)
 def test_a_gateway_on_a_port_that_is_taken_says_so(sqlite_cli: Cli) -> None:
     environment = {**sqlite_cli.environment, **_APP}

@@ -20,6 +20,7 @@ pytestmark = [
 # At Kommo's own limit it takes longer; twice as much asks for the same exactness, twice as often.
 LIMIT = 7 if FULL else 14
 PROCESSES = 4
+FIELDS = "3000" if FULL else "1000"
 
 
 def _ratio(arrivals: list[float]) -> float:
@@ -33,7 +34,7 @@ async def test_r1_four_processes_on_one_account_stay_within_the_limit_and_use_it
     dialect = str(installation.database_url and installation.database_url.get_secret_value()).split(":")[0]
     if not FULL and not dialect.startswith("sqlite"):
         pytest.skip("half a minute: on SQLite always, on PostgreSQL with KOMMO_TEST_ROUNDS=full")
-    arguments = ["--accounts", "1", "--fields", "3000", "--limit", str(LIMIT), "--retry-after", "1"]
+    arguments = ["--accounts", "1", "--fields", FIELDS, "--limit", str(LIMIT), "--retry-after", "1"]
     async with sandbox_process(*arguments) as kommo:
         await connect("acme", AccountAccess(**kommo["accounts"][0]), installation)
         await control(kommo["url"], "requests", "DELETE")
@@ -62,7 +63,7 @@ async def test_r1_four_processes_on_one_account_stay_within_the_limit_and_use_it
         f"longest gaps {', '.join(f'{gap:.3f} s at {at:.1f}' for gap, at in gaps[-8:])}"
     )
     assert {report["state"] for report in reports} == {"completed"}
-    assert windows["total"] >= PROCESSES * 40
+    assert windows["total"] >= PROCESSES * (40 if FULL else 20)
     assert {entry["status"] for entry in requests} <= {200, 204, 404}
     assert windows["max_per_account"] == {"acme": fullest}
     assert fullest <= LIMIT

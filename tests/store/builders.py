@@ -10,6 +10,7 @@ from typing import Any
 from store.database import Database
 from store.kinds import find_kind
 from store.snapshots import Item, Saved, begin_run, finish_run, save_snapshot
+from tests.quick.running import QUICK
 
 START = datetime(2026, 11, 1, 12, tzinfo=UTC)
 ROOT = Path(__file__).parents[2]
@@ -64,9 +65,13 @@ async def save(
 
 
 async def start_process(*arguments: str) -> asyncio.subprocess.Process:
-    """One of the processes of `processes.py`."""
+    """One of the processes of `processes.py`, which can be killed by its id."""
+    return await _start(sys.executable, "-m", "tests.store.processes", *arguments)
+
+
+async def _start(*command: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.store.processes", *arguments),
+        *command,
         cwd=ROOT,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -75,8 +80,11 @@ async def start_process(*arguments: str) -> asyncio.subprocess.Process:
 
 
 async def run_processes(*commands: Sequence[str]) -> list[str]:
-    """Run several of them at once; gives what each printed. One that fails fails the test, with its error."""
-    processes = [await start_process(*command) for command in commands]
+    """Run several of them at once; gives what each printed. One that fails fails the test, with its error.
+
+    The test asks for the fixture `quick`.
+    """
+    processes = [await _start(*QUICK, "tests.store.processes", *command) for command in commands]
     outputs = await asyncio.gather(*(process.communicate() for process in processes))
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors.decode()

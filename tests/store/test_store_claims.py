@@ -151,6 +151,7 @@ async def test_t1_of_many_tasks_that_want_it_at_once_one_gets_it(db: Database) -
 
 
 @pytest.mark.usefixtures("db")
+@pytest.mark.usefixtures("quick")
 async def test_t1_of_twenty_processes_at_any_time_exactly_one_holds_the_claim(
     migrated_place: tuple[str, str],
 ) -> None:

@@ -155,6 +155,7 @@ async def test_connections_of_the_first_version_come_through_an_upgrade_and_back
         assert {one.org: one.state for one in (await list_connections(db)).items} == states
 
 
+@pytest.mark.usefixtures("quick")
 async def test_four_processes_that_start_on_an_empty_database_make_its_tables_once(
     database_place: tuple[str, str],
 ) -> None:

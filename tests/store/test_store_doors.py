@@ -64,6 +64,7 @@ async def test_old_states_are_pruned_and_the_others_stay(db: Database) -> None:
     assert [await peek_state(db, f"h{number}") is None for number in range(4)] == [True, True, False, False]
 
 
+@pytest.mark.usefixtures("quick")
 async def test_of_twenty_in_two_processes_who_bring_one_state_exactly_one_gets_it(
     db: Database, migrated_place: tuple[str, str]
 ) -> None:

@@ -222,6 +222,7 @@ async def test_a_change_whose_event_cannot_be_written_does_not_happen(db: Databa
     assert (await get_connection(db, "acme")).state == "connected"
 
 
+@pytest.mark.usefixtures("quick")
 async def test_of_ten_processes_that_report_the_same_change_one_tells_the_product(
     db: Database, migrated_place: tuple[str, str]
 ) -> None:
@@ -231,6 +232,7 @@ async def test_of_ten_processes_that_report_the_same_change_one_tells_the_produc
     assert len(await list_outbox(db)) == len(await list_audit(db, "acme")) == 1
 
 
+@pytest.mark.usefixtures("quick")
 async def test_of_ten_processes_that_find_the_same_pair_dead_one_tells_the_product(
     db: Database, migrated_place: tuple[str, str]
 ) -> None:
