@@ -16,6 +16,7 @@ os.environ.update(
 
 import asyncio
 import contextlib
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,25 +85,68 @@ def _databases() -> list[str]:
     return ["sqlite", "postgresql"] if POSTGRES_URL else ["sqlite"]
 
 
-async def _drop_schema(schema: str) -> None:
+async def _on_postgres(*statements: str) -> None:
     import asyncpg
 
     connection = await asyncpg.connect(POSTGRES_URL.replace("postgresql+asyncpg://", "postgresql://"))
     try:
-        await connection.execute(f'drop schema if exists "{schema}" cascade')
+        await connection.execute(";".join(statements))
     finally:
         await connection.close()
 
 
+async def _make_tables(url: str, schema: str) -> None:
+    from store.database import Database
+
+    async with Database.open(url, schema) as database:
+        await database.ensure()
+
+
+def _new_schema() -> str:
+    return f"test_{uuid.uuid4().hex[:12]}"
+
+
 @pytest.fixture(params=_databases())
-def database_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """(URL, schema) of an empty database of each dialect; on PostgreSQL a schema of the test's own."""
+def empty_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """(URL, schema) of a database without a table, of each dialect; on PostgreSQL a schema of the test's own."""
     if request.param == "sqlite":
         yield f"sqlite+aiosqlite:///{tmp_path / 'store.db'}", "kommo"
         return
-    schema = f"test_{uuid.uuid4().hex[:12]}"
+    schema = _new_schema()
     yield POSTGRES_URL, schema
-    asyncio.run(_drop_schema(schema))
+    asyncio.run(_on_postgres(f'drop schema if exists "{schema}" cascade'))
+
+
+@pytest.fixture(scope="session")
+def _sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the tables, to be copied: making them takes as long as many a test."""
+    file = tmp_path_factory.mktemp("made") / "store.db"
+    asyncio.run(_make_tables(f"sqlite+aiosqlite:///{file}", "kommo"))
+    return file
+
+
+@pytest.fixture(scope="session")
+def _postgres_schema() -> Iterator[str]:
+    """A schema with the tables, which is emptied after each test."""
+    schema = _new_schema()
+    asyncio.run(_make_tables(POSTGRES_URL, schema))
+    yield schema
+    asyncio.run(_on_postgres(f'drop schema if exists "{schema}" cascade'))
+
+
+@pytest.fixture(params=_databases())
+def database_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """(URL, schema) of a database with tables and no row, of each dialect."""
+    if request.param == "sqlite":
+        file = shutil.copy(request.getfixturevalue("_sqlite_file"), tmp_path / "store.db")
+        yield f"sqlite+aiosqlite:///{file}", "kommo"
+        return
+    from store.tables import metadata
+
+    schema = request.getfixturevalue("_postgres_schema")
+    yield POSTGRES_URL, schema
+    tables = [table.name for table in reversed(metadata.sorted_tables)]
+    asyncio.run(_on_postgres(*(f'delete from "{schema}"."{name}"' for name in tables)))
 
 
 @pytest.fixture(scope="session")

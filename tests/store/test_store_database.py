@@ -42,9 +42,9 @@ ODD_TEXTS = [
 
 
 async def test_an_empty_database_gets_its_tables_and_all_are_gone_after_a_downgrade(
-    database_place: tuple[str, str],
+    empty_place: tuple[str, str],
 ) -> None:
-    async with Database.open(*database_place) as db:
+    async with Database.open(*empty_place) as db:
         assert (await db.state()).name == "empty"
         await db.ensure()
         assert (await db.state()).name == "current"
@@ -112,9 +112,9 @@ async def _definitions(db: Database) -> set[str]:
 
 
 async def test_the_migration_writes_word_for_word_what_the_models_would(
-    database_place: tuple[str, str],
+    empty_place: tuple[str, str],
 ) -> None:
-    async with Database.open(*database_place) as db:
+    async with Database.open(*empty_place) as db:
         await db.ensure()
         migrated = await _definitions(db)
         await db.downgrade("base")
@@ -125,9 +125,9 @@ async def test_the_migration_writes_word_for_word_what_the_models_would(
 
 
 async def test_connections_of_the_first_version_come_through_an_upgrade_and_back(
-    database_place: tuple[str, str],
+    empty_place: tuple[str, str],
 ) -> None:
-    async with Database.open(*database_place) as db:
+    async with Database.open(*empty_place) as db:
         await db.upgrade("0001")
         later = {
             *("token_fingerprint", "token_serial", "refreshed_at", "refresh_attempts", "next_refresh_at"),
@@ -157,17 +157,17 @@ async def test_connections_of_the_first_version_come_through_an_upgrade_and_back
 
 @pytest.mark.usefixtures("quick")
 async def test_four_processes_that_start_on_an_empty_database_make_its_tables_once(
-    database_place: tuple[str, str],
+    empty_place: tuple[str, str],
 ) -> None:
-    await run_processes(*([("ensure", *database_place)] * 4))
-    async with Database.open(*database_place) as db:
+    await run_processes(*([("ensure", *empty_place)] * 4))
+    async with Database.open(*empty_place) as db:
         assert (await db.state()).name == "current"
 
 
 async def test_a_configured_database_that_is_behind_is_never_migrated_unasked(
-    database_place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    empty_place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with Database.open(*database_place) as db:
+    async with Database.open(*empty_place) as db:
         await db.ensure()
         _add_a_revision(monkeypatch)
         assert (await db.state()).name == "behind"
@@ -208,8 +208,8 @@ def test_the_newest_revision_by_name_is_the_one_that_alembic_finds() -> None:
     assert ScriptDirectory.from_config(migrate._config()).get_current_head() == migrate.newest_revision()
 
 
-async def test_a_database_of_a_newer_version_is_refused(database_place: tuple[str, str]) -> None:
-    async with Database.open(*database_place) as db:
+async def test_a_database_of_a_newer_version_is_refused(empty_place: tuple[str, str]) -> None:
+    async with Database.open(*empty_place) as db:
         await db.ensure()
         async with db.begin() as connection:
             await connection.execute(
@@ -319,9 +319,9 @@ async def test_t5_the_password_is_in_no_repr_and_no_error() -> None:
 
 
 async def test_a_missing_database_is_named_as_something_for_its_keeper(
-    database_place: tuple[str, str],
+    empty_place: tuple[str, str],
 ) -> None:
-    url, schema = database_place
+    url, schema = empty_place
     if url.startswith("sqlite"):
         pytest.skip("there is nothing to be missing")
     async with Database.open(url.rpartition("/")[0] + "/no_such_database", schema) as db:
@@ -408,9 +408,9 @@ async def test_sqlite_is_in_wal_mode_with_foreign_keys(tmp_path: Path) -> None:
 
 
 async def test_on_postgresql_everything_is_in_the_schema_and_works_without_prepared_statements(
-    database_place: tuple[str, str],
+    empty_place: tuple[str, str],
 ) -> None:
-    url, schema = database_place
+    url, schema = empty_place
     if url.startswith("sqlite"):
         pytest.skip("PostgreSQL only")
     async with Database.open(f"{url}?pgbouncer=true", schema) as db:
