@@ -76,7 +76,7 @@ async def read_changed(client: KommoClient, entity: str, since: datetime) -> Asy
     moment = int(since.timestamp())
     if entity not in _BY_CHANGE:
         # By id: what changes meanwhile pushes the others behind, so that one may come twice, and none gets lost.
-        async for items in client.iterate(resource, _from("updated_at", moment)):
+        async for items in client.iterate(entity, _from("updated_at", moment)):
             yield items
         return
     resource = replace(resource, order=("updated_at", "asc"))
