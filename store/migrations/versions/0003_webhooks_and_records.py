@@ -49,9 +49,7 @@ def _id() -> sa.Column[int]:
 
 def _index(name: str, table: str, columns: list[str], where: str, *, unique: bool = False) -> None:
     condition = sa.text(where)
-    op.create_index(
-        name, table, columns, unique=unique, postgresql_where=condition, sqlite_where=condition
-    )
+    op.create_index(name, table, columns, unique=unique, postgresql_where=condition, sqlite_where=condition)
 
 
 def _deliveries() -> None:
