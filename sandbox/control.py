@@ -139,9 +139,9 @@ class Control:
     def _clock(self, body: Record) -> Record:
         world = self._world
         if "at" in body:
-            world.clock_offset = float(body["at"]) - time.time()
+            world.move_clock(float(body["at"]))
         else:
-            world.clock_offset = 0.0 if body.get("reset") else world.clock_offset + float(body["advance"])
+            world.move_clock(time.time() if body.get("reset") else world.clock() + float(body["advance"]))
         return {"now": world.now(), "offset": world.clock_offset}
 
     def _limits(self, body: Record) -> Record:
