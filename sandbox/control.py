@@ -23,6 +23,13 @@ Bodies and answers are JSON; `account` is a subdomain or id and defaults to the 
     POST   widget        {account, client_id}            server-side call of the redirect URI
     POST   uninstall     {account, client_id}            revoke, then the signed disable hook
     GET    requests, windows; DELETE requests            the log and its one-second maxima
+    GET    webhooks?account=&state=&after=&limit=        hooks, counts, every delivery with its attempts; DELETE clears
+    POST   webhooks/settings  {duplicates, shuffle, …}   see sandbox.config.WebhookSettings; GET shows them
+    POST   webhooks/settle    {seconds}                  wait until nothing is due
+    POST   webhooks/advance   {seconds}                  clock put forward, each repetition at its own moment
+    POST   webhooks/send      {account, nested | raw, destination, repeats}   a body put together by hand
+    POST   webhooks/stage     {account, lead_id, action, old_status_id, destination}   the automation of a stage
+    POST   load          {accounts, entity, changes, records, kinds, rate, user_id, background}   very many changes
 """
 
 import json
@@ -33,6 +40,7 @@ from typing import Any
 
 from sandbox import changes, render
 from sandbox.control_oauth import Action, OAuthControl, card_of
+from sandbox.control_webhooks import WebhookControl
 from sandbox.state import FIELD_ENTITIES, Account, Record
 from sandbox.wire import JSON, Answer, Request, Response, dumps
 from sandbox.world import World
@@ -62,6 +70,7 @@ class Control:
             ("POST", "unblock"): lambda body: world.limiter.unblock(body.get("ip", "127.0.0.1")),
             ("POST", "plan"): self._plan,
             **OAuthControl(world).actions,
+            **WebhookControl(world).actions,
             ("GET", "requests"): lambda _: world.log.shown(),
             ("DELETE", "requests"): lambda _: world.log.entries.clear(),
             ("GET", "windows"): lambda _: world.log.windows(),

@@ -128,9 +128,9 @@ class Webhooks:
         return name in hook["settings"] or (name == "lists" and self.settings.lists)
 
     def _make(self, account: Account, hook: Record, named: list[_Named], moment: float) -> None:
-        settings, dice = self.settings, self._dice
+        settings, dice, target = self.settings, self._dice, (hook["id"], hook["destination"])
         body = body_of(account, [item for _, item in named], settings)
-        delivery = self._add(account, hook["id"], hook["destination"], body, named, moment)
+        delivery = self._add(account, target, body, named, moment)
         if hook["disabled"]:
             self._lose(delivery, "the hook is disabled")
         elif settings.loss and dice.random() < settings.loss:
@@ -138,7 +138,7 @@ class Webhooks:
         else:
             heapq.heappush(self._heap, delivery)
             if settings.duplicates and dice.random() < settings.duplicates:
-                copy = self._add(account, hook["id"], hook["destination"], body, named, moment)
+                copy = self._add(account, target, body, named, moment)
                 copy.copy_of = delivery.number
                 if not settings.fresh_request_ids:
                     copy.request_id = delivery.request_id
@@ -147,8 +147,7 @@ class Webhooks:
     def _add(
         self,
         account: Account,
-        hook_id: int | None,
-        destination: str,
+        target: tuple[int | None, str],
         body: bytes,
         named: Iterable[_Named],
         moment: float,
@@ -158,8 +157,8 @@ class Webhooks:
         delivery = Delivery(
             number=len(self.log.deliveries) + 1,
             account=account,
-            hook_id=hook_id,
-            destination=destination,
+            hook_id=target[0],
+            destination=target[1],
             names=tuple(name for name, _ in named),
             entities=entities_of(item for _, item in named),
             body=body,
@@ -183,7 +182,7 @@ class Webhooks:
             name: What it is, for the log.
             repeats: Whether it is tried again after a bad answer.
         """
-        delivery = self._add(account, None, destination, body, [], self._clock())
+        delivery = self._add(account, (None, destination), body, [], self._clock())
         delivery.names, delivery.repeats = (name,), repeats
         heapq.heappush(self._heap, delivery)
         self.wake()
@@ -288,6 +287,10 @@ class Webhooks:
         """Whether nothing is under way and nothing due."""
         due = bool(self._heap) and self._heap[0].due <= self._clock() and not self.settings.paused
         return not (self._fresh or self._flying or due)
+
+    def is_idle(self) -> bool:
+        """Whether nothing is under way and nothing waits, due or not."""
+        return not (self._fresh or self._flying or self._heap)
 
     async def settle(self, seconds: float) -> bool:
         """Wait until nothing is under way and nothing due.

@@ -64,7 +64,9 @@ class Client:
             writer.write(raw)
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             status = int(head[0].split()[1])
-            fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head)}
+            fields = {
+                name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head)
+            }
             length = "0" if status in {204, 304} else fields.get("content-length", "")
             if length.isdigit() and fields.get("connection", "").lower() != "close":
                 await reader.readexactly(int(length))

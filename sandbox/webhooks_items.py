@@ -51,7 +51,7 @@ _ABSENT = object()
 
 
 def _given(value: object) -> object:
-    return value if value else _ABSENT
+    return value or _ABSENT
 
 
 def _lead(change: Change) -> Sent:

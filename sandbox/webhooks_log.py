@@ -107,7 +107,7 @@ def entities_of(items: Iterable[Item]) -> tuple[tuple[str, str, str], ...]:
 
 
 def _id(content: Record) -> str:
-    inner = content.get("note") if isinstance(content.get("note"), dict) else content
+    inner: Record = content["note"] if isinstance(content.get("note"), dict) else content
     return str(next((inner[key] for key in ("id", "uid", "talk_id") if inner.get(key) is not None), ""))
 
 

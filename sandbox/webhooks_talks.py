@@ -14,7 +14,9 @@ _NOTE_TYPES = {
     "sms_in": 102, "sms_out": 103,
 }  # fmt: skip
 _ELEMENT_TYPES = {"contacts": 1, "leads": 2, "companies": 3, "customers": 12}
-_NOTES_ZONE = timezone(timedelta(hours=3))  # the published notes are written in Moscow's time, the tasks in UTC [D]
+_NOTES_ZONE = timezone(
+    timedelta(hours=3)
+)  # the published notes are written in Moscow's time, the tasks in UTC [D]
 
 
 def note(change: Change, *, odd: bool) -> Sent:
@@ -90,7 +92,16 @@ def talk(change: Change) -> Sent:
     record = change.after
     if record is None:
         return
-    keys = ("talk_id", "created_at", "updated_at", "rate", "contact_id", "chat_id", "entity_id", "entity_type")
+    keys = (
+        "talk_id",
+        "created_at",
+        "updated_at",
+        "rate",
+        "contact_id",
+        "chat_id",
+        "entity_id",
+        "entity_type",
+    )
     content = {key: record[key] for key in (*keys, "is_in_work", "is_read", "origin")}
     yield f"{change.action}_talk", Item("talk", change.action, content)
 

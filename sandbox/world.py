@@ -1,4 +1,4 @@
-"""Everything one sandbox holds besides the network: accounts, tokens, clock, limits, faults, log, listeners, webhooks."""
+"""Everything one sandbox holds besides the network: accounts, tokens, clock, limits, faults, log, webhooks."""
 
 import time
 from collections.abc import Callable

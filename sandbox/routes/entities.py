@@ -68,9 +68,7 @@ def _found(call: Call) -> list[Record]:
     if isinstance(wanted, dict) and "id" in wanted:  # a few of very many: no need to look at all
         ids = sorted(set(numbers(wanted["id"])))
         some = [record for known in ids if (record := held.get(known)) is not None]
-    records = [
-        record for record in some if record["is_deleted"] is gone and not record.get("is_unsorted")
-    ]
+    records = [record for record in some if record["is_deleted"] is gone and not record.get("is_unsorted")]
     records = filtered(records, wanted, _LEADS if is_lead else _PEOPLE)
     if isinstance(wanted, dict):
         if is_lead and "statuses" in wanted:
