@@ -174,6 +174,7 @@ def incoming_message(
     lead_id: int | None = None,
     origin: str = "waba",
     attachment: Record | None = None,
+    picture: str = "",
 ) -> Result:
     """A customer writes: into a talk, or into a new one of a contact with or without a lead."""
     talks, now = account.talks, world.now()
@@ -193,7 +194,7 @@ def incoming_message(
     else:
         held = talks.change(talk_id, updated_at=now, is_read=False, is_in_work=True, status="in_work")
         world.announce(account, "talks", "update", before=known, after=held, user_id=0)
-    author = {"id": str(uuid.uuid4()), "type": "external", "name": "Ann", "avatar_url": ""}
+    author = {"id": str(uuid.uuid4()), "type": "external", "name": "Ann", "avatar_url": picture}
     message: Record = {
         "id": str(uuid.uuid4()), "type": "incoming", "message_type": "picture" if attachment else "text",
         "origin": held["origin"], "text": text, "author": author, "delivery_status": None, "created_at": now,
