@@ -45,6 +45,7 @@ from sandbox.state import FIELD_ENTITIES, Account, Record
 from sandbox.wire import JSON, Answer, Request, Response, dumps
 from sandbox.world import World
 
+_WRONG = (LookupError, TypeError, ValueError, AttributeError)  # what a wrong body leads to
 _ALL = frozenset({"contacts", "leads", "customers", "loss_reason", "role", "group"})
 
 
@@ -85,8 +86,8 @@ class Control:
             return _json({"error": f"No such control call. Known: {known}"}, 404)
         try:
             result = action(json.loads(request.body) if request.body else dict(request.query))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            return _json({"error": f"{type(error).__name__}: {error}"}, 400)
+        except _WRONG as error:
+            return _refused(error)
         if isinstance(result, Coroutine):
             return _later(result)
         return _json({"ok": True} if result is None or result is True else result)
@@ -187,4 +188,11 @@ def _json(value: object, status: int = 200) -> Response:
 
 
 async def _later(result: Coroutine[Any, Any, object]) -> Response:
-    return _json(await result)
+    try:
+        return _json(await result)
+    except _WRONG as error:
+        return _refused(error)
+
+
+def _refused(error: Exception) -> Response:
+    return _json({"error": f"{type(error).__name__}: {error}"}, 400)

@@ -163,7 +163,12 @@ async def test_only_what_was_subscribed_is_sent_and_only_while_it_is(api: Api, r
     await api.send("DELETE", "webhooks", body={"destination": hook["destination"]})
     await change(api, "update_record", entity="leads", id=lead_id, values={"status_id": 142})
     await change(
-        api, "update_record", account="globex", entity="leads", id=first(api, "leads", "globex"), values={"name": "x"}
+        api,
+        "update_record",
+        account="globex",
+        entity="leads",
+        id=first(api, "leads", "globex"),
+        values={"name": "x"},
     )
     await settled(api)
     assert sorted(hit.target for hit in receiver.hits) == ["/a", "/b", "/b", "/b"]
