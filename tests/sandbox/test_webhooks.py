@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,41 +10,10 @@ from sandbox import sandbox_in_thread
 from sandbox.fidelity import judge
 from sandbox.fidelity_webhooks import HOOKS
 from tests.sandbox.support import SMALL, Api
-from tests.sandbox.webhook_receiver import EVERYTHING, Receiver, php, receiving
+from tests.sandbox.webhook_support import Receiver, change, first, php, receiving, settled, subscribe
 
-Json = dict[str, Any]
 SAMPLES = Path(__file__).parent.parent / "samples"
 MANIFEST = json.loads((SAMPLES / "manifest.json").read_text(encoding="utf-8"))["samples"]
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as found:
-        yield found
-
-
-async def subscribe(api: Api, receiver: Receiver, *names: str, path: str = "/hook", **more: Any) -> Json:
-    body = {"destination": receiver.url + path, "settings": list(names) or EVERYTHING}
-    answer = await api.post("webhooks", body, **more)
-    assert answer.status_code in {200, 201}, answer.text
-    found: Json = answer.json()
-    return found
-
-
-async def change(api: Api, name: str, /, account: str = "acme", **arguments: Any) -> Json:
-    result: Json = await api.control("POST", "change", {"account": account, "change": name, **arguments})
-    return result
-
-
-async def settled(api: Api) -> Json:
-    found: Json = await api.control("POST", "webhooks/settle", {"seconds": 10})
-    assert found["settled"]
-    counts: Json = found["counts"]
-    return counts
-
-
-def first(api: Api, entity: str, account: str = "acme") -> int:
-    return int(next(iter(api.sandbox.account(account).entities[entity]))["id"])
 
 
 def events(receiver: Receiver) -> list[tuple[str, str]]:

@@ -7,10 +7,7 @@ import pytest
 
 from sandbox.webhooks_rules import BadAnswers, is_good, next_attempt
 from tests.sandbox.support import Api
-from tests.sandbox.test_webhooks import change, first, receiver, settled, subscribe
-from tests.sandbox.webhook_receiver import Receiver
-
-__all__ = ["receiver"]
+from tests.sandbox.webhook_support import Receiver, change, first, settled, subscribe
 
 Json = dict[str, Any]
 MINUTE = 60

@@ -1,4 +1,4 @@
-"""A receiver of webhooks that answers as it is told and keeps every request as it came."""
+"""A receiver of webhooks that answers as it is told and keeps every request, and what tests of webhooks often do."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_plus
+
+from tests.sandbox.support import Api
 
 Json = dict[str, Any]
 EVERYTHING = [
@@ -117,3 +119,27 @@ async def receiving() -> AsyncIterator[Receiver]:
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def subscribe(api: Api, receiver: Receiver, *names: str, path: str = "/hook", **more: Any) -> Json:
+    body = {"destination": receiver.url + path, "settings": list(names) or EVERYTHING}
+    answer = await api.post("webhooks", body, **more)
+    assert answer.status_code in {200, 201}, answer.text
+    found: Json = answer.json()
+    return found
+
+
+async def change(api: Api, name: str, /, account: str = "acme", **arguments: Any) -> Json:
+    result: Json = await api.control("POST", "change", {"account": account, "change": name, **arguments})
+    return result
+
+
+async def settled(api: Api) -> Json:
+    found: Json = await api.control("POST", "webhooks/settle", {"seconds": 10})
+    assert found["settled"]
+    counts: Json = found["counts"]
+    return counts
+
+
+def first(api: Api, entity: str, account: str = "acme") -> int:
+    return int(next(iter(api.sandbox.account(account).entities[entity]))["id"])
