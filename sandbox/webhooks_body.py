@@ -1,7 +1,8 @@
 """The body of a webhook: nested values as PHP's `http_build_query` writes them (fact sheet 6.1, 6.2)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote_plus
 
 from sandbox.config import WebhookSettings
@@ -61,29 +62,37 @@ def account_block(account: Account, settings: WebhookSettings) -> Record:
 
 def encoded(nested: Record, settings: WebhookSettings) -> bytes:
     """Form encoding of nested values."""
-    pairs = (pair for key, value in nested.items() for pair in _pairs(_encode(str(key)), value, settings))
-    return "&".join(f"{name}={_encode(value)}" for name, value in pairs).encode("ascii")
+    brackets = ("[", "]") if settings.plain_brackets else ("%5B", "%5D")
+    pairs: list[str] = []
+    for key, value in nested.items():
+        _write(pairs, _encode(str(key)), value, brackets, nulls=settings.empty_nulls)
+    return "&".join(pairs).encode("ascii")
 
 
 def _encode(text: str) -> str:
     """PHP's urlencode: everything but letters, digits, `-`, `_` and `.`; a space is `+`."""
+    return text if text.isascii() and text.isalnum() else _quoted(text)
+
+
+@lru_cache(maxsize=4_096)
+def _quoted(text: str) -> str:
     return quote_plus(text, errors="replace").replace("~", "%7E")
 
 
-def _pairs(path: str, value: object, settings: WebhookSettings) -> Iterator[tuple[str, str]]:
+def _write(pairs: list[str], path: str, value: object, brackets: tuple[str, str], *, nulls: bool) -> None:
     if isinstance(value, Both):
-        yield path, value.text
+        pairs.append(f"{path}={_encode(value.text)}")
         value = value.inner
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
     if isinstance(value, dict):
-        opening, closing = ("[", "]") if settings.plain_brackets else ("%5B", "%5D")
         for key, inner in value.items():
-            yield from _pairs(f"{path}{opening}{_encode(str(key))}{closing}", inner, settings)
-    elif isinstance(value, list | tuple):
-        yield from _pairs(path, dict(enumerate(value)), settings)
+            below = f"{path}{brackets[0]}{_encode(str(key))}{brackets[1]}"
+            _write(pairs, below, inner, brackets, nulls=nulls)
     elif value is None:
-        if settings.empty_nulls:
-            yield path, ""
+        if nulls:
+            pairs.append(f"{path}=")
     elif isinstance(value, bool):
-        yield path, "1" if value else "0"
+        pairs.append(f"{path}={int(value)}")
     else:
-        yield path, str(value)
+        pairs.append(f"{path}={_encode(str(value))}")
