@@ -5,6 +5,7 @@ later, and after the last attempt it is a dead letter with its reason. One that 
 an outage, credentials) lets the whole org rest for a while and counts for no event.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,7 +20,7 @@ from store.mirror import some_record
 from tasks.backlog_clients import Clients
 from tasks.backlog_plan import CHUNK, Group, Plan, batches, chunks, plan
 from tasks.backlog_read import read_records
-from tasks.backlog_trouble import Trouble, note_trouble, note_well, trouble_of
+from tasks.backlog_trouble import SlowReadError, Trouble, note_trouble, note_well, trouble_of
 from tasks.backlog_write import Batch, Finding, TurnLostError, write_batch
 from tasks.effects import Source
 from tasks.session import find_connection
@@ -27,6 +28,8 @@ from tasks.session import find_connection
 _HELD_BACK_TURNS = 8
 """Turns in a row for which a kind with few ids waits for more; then it is read all the same."""
 _IDS_SHOWN = 100
+_READING = 0.8
+"""Share of a turn that one reading may take, so that what was read can be written yet."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +166,16 @@ class TurnWorker:
         async def known(of: str, ids: Sequence[int]) -> int | None:
             return await some_record(self._database, work.turn.org, of, besides=ids)
 
-        read_at = self._clock.now()
-        reading = await read_records(client, entity, [group.record_id for group in chunk], known)
+        read_at, ids = self._clock.now(), [group.record_id for group in chunk]
+        try:
+            # A client waits for as long as Kommo asks everybody to; a turn does not last so long.
+            async with asyncio.timeout(_READING * seconds):
+                reading = await read_records(client, entity, ids, known)
+        except TimeoutError:
+            raise SlowReadError(
+                f"{entity.capitalize()} could not be read in time: Kommo is slow, or it has asked for fewer requests "
+                "(`kommo budget show` says so). They are tried again by themselves."
+            ) from None
         answered = [group for group in chunk if group.record_id in reading.answered]
         for batch in batches(answered, self._options.batch_events):
             findings = [
