@@ -253,6 +253,30 @@ async def get_record(db: Database, org: str, entity: str, record_id: int) -> Sto
     return None if row is None else StoredRecord(**row)
 
 
+async def some_record(db: Database, org: str, entity: str, *, besides: Sequence[int]) -> int | None:
+    """The newest record that is there and is none of these: something to compare with. None if there is none.
+
+    Args:
+        db: the store.
+        org: the product's tenant.
+        entity: `leads`, `contacts`, `companies` or `tasks`.
+        besides: ids that will not do.
+    """
+    async with db.read() as connection:
+        others = given_rows(connection, _ONE_OF, [(one,) for one in set(besides)])
+        query = (
+            select(_TABLE.c.record_id)
+            .where(
+                _these(org, entity),
+                _TABLE.c.state == RecordState.PRESENT,
+                _TABLE.c.record_id.not_in(select(others.c.record_id)),
+            )
+            .order_by(_TABLE.c.record_id.desc())
+            .limit(1)
+        )
+        return (await connection.execute(query)).scalar()
+
+
 async def record_states(
     db: Database, org: str, entity: str, ids: Sequence[int] | None = None
 ) -> dict[int, Facts]:
