@@ -27,6 +27,8 @@ from tasks.session import find_connection
 
 _HELD_BACK_TURNS = 8
 """Turns in a row for which a kind with few ids waits for more; then it is read all the same."""
+_SMALLEST = 10
+"""Ids in one reading of an org that is slow; once slow, it is asked for few until the run ends."""
 _IDS_SHOWN = 100
 _READING = 0.8
 """Share of a turn that one reading may take, so that what was read can be written yet."""
@@ -105,6 +107,7 @@ class TurnWorker:
         self._options = options
         self._held_back: dict[str, int] = {}
         self._rests: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
 
     async def work(self, turn: Turn) -> TurnReport:
         """Work one turn as far as it goes; what stands in the way is in the report.
@@ -143,7 +146,7 @@ class TurnWorker:
         if made.read:
             async with self._clients.use(connection) as client:
                 for entity, groups in made.read.items():
-                    for chunk in chunks(groups, CHUNK):
+                    for chunk in chunks(groups, self._sizes.get(turn.org, CHUNK)):
                         await self._read(work, client, entity, chunk)
             await note_well(self._database, connection, self._clock)
         self._rests.pop(turn.org, None)
@@ -172,6 +175,8 @@ class TurnWorker:
             async with asyncio.timeout(_READING * seconds):
                 reading = await read_records(client, entity, ids, known)
         except TimeoutError:
+            # Some accounts answer one id at a time only (`read_by_ids` says why); so many do not fit into a turn.
+            self._sizes[work.turn.org] = max(_SMALLEST, len(chunk) // 2)
             raise SlowReadError(
                 f"{entity.capitalize()} could not be read in time: Kommo is slow, or it has asked for fewer requests "
                 "(`kommo budget show` says so). They are tried again by themselves."
