@@ -29,7 +29,7 @@ _ITEM = frozenset(
 )
 """Kinds that a single item may be to blame for."""
 _DIVIDED = frozenset({ErrorKind.GATEWAY, ErrorKind.TOO_LARGE})
-"""Kinds for which `read_by_ids` has divided the request already: to do so again only pays if Kommo is well otherwise."""
+"""Kinds for which `read_by_ids` divides a request by itself: to do so again only pays if Kommo is well otherwise."""
 _PROBES = 40
 """Requests spent on finding the items to blame in one reading; what is not found out then waits for the next turn."""
 _PROBES_IN_VAIN = 8
