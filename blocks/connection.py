@@ -11,8 +11,8 @@ from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr
 
 from blocks.app import LOGO
-from kommo.budget import RateBudget
-from kommo.client import KommoClient, StaticToken, TokenSource
+from kommo.budget import Lane, RateBudget
+from kommo.client import ATTEMPTS, KommoClient, StaticToken, TokenSource
 from kommo.hosts import parse_host
 
 LONG_LIVED: Literal["long_lived"] = "long_lived"
@@ -81,6 +81,8 @@ class KommoConnection(CredentialsBlock):
         egress: str = "default",
         allow_loopback: bool = False,
         token: TokenSource | None = None,
+        lane: Lane = Lane.SYNC,
+        attempts: int = ATTEMPTS,
     ) -> KommoClient:
         """A client for this account; use it as an async context manager.
 
@@ -89,6 +91,8 @@ class KommoConnection(CredentialsBlock):
             egress: name of the outgoing IP that this process uses.
             allow_loopback: accept the sandbox's hosts.
             token: where the access token comes from; without one, this block's own, which is never refreshed.
+            lane: how urgent its requests are.
+            attempts: how often a read is tried in all.
 
         Raises:
             HostNotAllowed: the host is not one of Kommo's.
@@ -99,4 +103,6 @@ class KommoConnection(CredentialsBlock):
             budget=budget,
             account_key=self.budget_key,
             egress_key=f"egress:{egress}",
+            lane=lane,
+            attempts=attempts,
         )

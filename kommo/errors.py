@@ -38,6 +38,8 @@ class ErrorKind(StrEnum):
     ENDLESS_LISTING = "endless_listing"
     BUDGET_BLOCKED = "budget_blocked"
     TOO_BUSY = "too_busy"
+    HOOK_UNREADABLE = "hook_unreadable"
+    HOOK_TOO_LARGE = "hook_too_large"
 
 
 class Then(StrEnum):
@@ -210,6 +212,18 @@ FACTS: Mapping[ErrorKind, Fact] = MappingProxyType(
             "{request}: this process was too busy to keep the moments at which it may send.",
             "The machine is overloaded; run fewer things at once in one process.",
             "[I]",
+        ),
+        ErrorKind.HOOK_UNREADABLE: Fact(
+            "a webhook that came in", Then.CALLER,
+            "The body of a webhook cannot be read.",
+            "Whoever sent it is at fault: Kommo sends a form, or the product JSON, with the account and what changed.",
+            "[D K/webhooks-general; §6]",
+        ),
+        ErrorKind.HOOK_TOO_LARGE: Fact(
+            "a webhook that came in", Then.CALLER,
+            "The body of a webhook is larger than this program accepts.",
+            "Whoever sent it is at fault, or the limit is too low for this account.",
+            "[I; Kommo names no largest body, §10]",
         ),
     }
 )  # fmt: skip

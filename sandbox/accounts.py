@@ -109,6 +109,10 @@ class Accounts(Sequence[Account]):
             self._built[card.index] = account
         return account
 
+    def seen(self) -> list[Account]:
+        """Those that somebody has looked into; no other can have been changed."""
+        return list(self._built.values())
+
     def named(self, name: str) -> Card | None:
         """An account by its subdomain or by its id written as text."""
         return self._by_subdomain.get(name) or (

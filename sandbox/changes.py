@@ -1,5 +1,7 @@
 """Changes of an account's set-up as a person would make them in the UI: the sandbox's own lever for drift.
 
+Those of its records are in `sandbox.changes_records`.
+
 Every change is a plain function of the account and named arguments; the control API and `Sandbox.change` call them by
 name. A change returns the ids that it made or touched.
 """
@@ -9,8 +11,9 @@ from random import Random
 from typing import Any
 
 from sandbox import seed_fields
+from sandbox.changes_records import RECORD_CHANGES
 from sandbox.seed import new_pipeline, new_status, new_user
-from sandbox.state import FIELD_ENTITIES, SINGULAR, Account, Collection, Record
+from sandbox.state import FIELD_ENTITIES, Account, Collection, Record
 from sandbox.world import World
 
 Result = dict[str, Any]
@@ -215,29 +218,6 @@ def add_loss_reason(world: World, account: Account, *, name: str) -> Result:
     return {"loss_reason_id": record["id"]}
 
 
-def delete_record(world: World, account: Account, *, entity: str, id: int) -> Result:  # noqa: A002 - the API's own word
-    """Put a lead, contact or company into the bin."""
-    return _bin(world, account, entity, id, deleted=True)
-
-
-def restore_record(world: World, account: Account, *, entity: str, id: int) -> Result:  # noqa: A002 - the API's own word
-    """Take it out of the bin."""
-    return _bin(world, account, entity, id, deleted=False)
-
-
-def _bin(world: World, account: Account, entity: str, record_id: int, *, deleted: bool) -> Result:
-    held = account.entities[entity].get(record_id)
-    if held is None:
-        raise LookupError(f"no {SINGULAR[entity]} {record_id}")
-    changed = account.entities[entity].change(record_id, is_deleted=deleted, updated_at=world.now())
-    action = "delete" if deleted else "restore"
-    world.note_event(account, f"{SINGULAR[entity]}_{action}d", entity, record_id, account.admin_id)
-    world.announce(
-        account, entity, action, before=held, after=None if deleted else changed, user_id=account.admin_id
-    )
-    return {"id": record_id}
-
-
 def patch(world: World, account: Account, *, kind: str, id: int = 0, values: Record) -> Result:  # noqa: A002 - the API's own word
     """Overwrite keys of anything, unchecked: account, hidden, or a record of one of `collections`."""
     del world
@@ -274,7 +254,7 @@ CHANGES: dict[str, Callable[..., Result]] = {
     for change in (
         rename_status, add_status, delete_status, move_status, add_pipeline, delete_pipeline, archive_pipeline,
         rename_pipeline, set_main_pipeline, add_field, rename_field, change_field_type, delete_field, add_enum,
-        rename_enum, remove_enum, add_user, deactivate_user, add_loss_reason, delete_record, restore_record, patch,
+        rename_enum, remove_enum, add_user, deactivate_user, add_loss_reason, patch, *RECORD_CHANGES,
     )
 }  # fmt: skip
 
@@ -295,5 +275,6 @@ def apply(world: World, account: Account, name: str, arguments: Record) -> Resul
     if name not in CHANGES:
         raise LookupError(f"no change {name!r}; known: {', '.join(CHANGES)}")
     result = CHANGES[name](world, account, **arguments)
-    account.forget_rendered()
+    if CHANGES[name] not in RECORD_CHANGES:
+        account.forget_rendered()
     return result

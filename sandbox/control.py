@@ -23,6 +23,13 @@ Bodies and answers are JSON; `account` is a subdomain or id and defaults to the 
     POST   widget        {account, client_id}            server-side call of the redirect URI
     POST   uninstall     {account, client_id}            revoke, then the signed disable hook
     GET    requests, windows; DELETE requests            the log and its one-second maxima
+    GET    webhooks?account=&state=&after=&limit=        hooks, counts, every delivery with its attempts; DELETE clears
+    POST   webhooks/settings  {duplicates, shuffle, …}   see sandbox.config.WebhookSettings; GET shows them
+    POST   webhooks/settle    {seconds}                  wait until nothing is due
+    POST   webhooks/advance   {seconds}                  clock put forward, each repetition at its own moment
+    POST   webhooks/send      {account, nested | raw, destination, repeats}   a body put together by hand
+    POST   webhooks/stage     {account, lead_id, action, old_status_id, destination}   the automation of a stage
+    POST   load          {accounts, entity, changes, records, kinds, rate, user_id, background}   very many changes
 """
 
 import json
@@ -33,10 +40,12 @@ from typing import Any
 
 from sandbox import changes, render
 from sandbox.control_oauth import Action, OAuthControl, card_of
+from sandbox.control_webhooks import WebhookControl
 from sandbox.state import FIELD_ENTITIES, Account, Record
 from sandbox.wire import JSON, Answer, Request, Response, dumps
 from sandbox.world import World
 
+_WRONG = (LookupError, TypeError, ValueError, AttributeError)  # what a wrong body leads to
 _ALL = frozenset({"contacts", "leads", "customers", "loss_reason", "role", "group"})
 
 
@@ -62,6 +71,7 @@ class Control:
             ("POST", "unblock"): lambda body: world.limiter.unblock(body.get("ip", "127.0.0.1")),
             ("POST", "plan"): self._plan,
             **OAuthControl(world).actions,
+            **WebhookControl(world).actions,
             ("GET", "requests"): lambda _: world.log.shown(),
             ("DELETE", "requests"): lambda _: world.log.entries.clear(),
             ("GET", "windows"): lambda _: world.log.windows(),
@@ -76,8 +86,8 @@ class Control:
             return _json({"error": f"No such control call. Known: {known}"}, 404)
         try:
             result = action(json.loads(request.body) if request.body else dict(request.query))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            return _json({"error": f"{type(error).__name__}: {error}"}, 400)
+        except _WRONG as error:
+            return _refused(error)
         if isinstance(result, Coroutine):
             return _later(result)
         return _json({"ok": True} if result is None or result is True else result)
@@ -139,9 +149,9 @@ class Control:
     def _clock(self, body: Record) -> Record:
         world = self._world
         if "at" in body:
-            world.clock_offset = float(body["at"]) - time.time()
+            world.move_clock(float(body["at"]))
         else:
-            world.clock_offset = 0.0 if body.get("reset") else world.clock_offset + float(body["advance"])
+            world.move_clock(time.time() if body.get("reset") else world.clock() + float(body["advance"]))
         return {"now": world.now(), "offset": world.clock_offset}
 
     def _limits(self, body: Record) -> Record:
@@ -178,4 +188,11 @@ def _json(value: object, status: int = 200) -> Response:
 
 
 async def _later(result: Coroutine[Any, Any, object]) -> Response:
-    return _json(await result)
+    try:
+        return _json(await result)
+    except _WRONG as error:
+        return _refused(error)
+
+
+def _refused(error: Exception) -> Response:
+    return _json({"error": f"{type(error).__name__}: {error}"}, 400)

@@ -126,8 +126,9 @@ def insert(call: Call, entity: str, element: Record, record_id: int | None = Non
     account.entities[entity].add(record)
     _link_embedded(call, entity, record["id"], element)
     call.world.note_event(account, f"{SINGULAR[entity]}_added", entity, record["id"], call.user_id)
-    call.world.announce(account, entity, "add", before=None, after=record, user_id=call.user_id)
-    return account.entities[entity].get(record["id"]) or record
+    made = account.entities[entity].get(record["id"]) or record  # with its links
+    call.world.announce(account, entity, "add", before=None, after=made, user_id=call.user_id)
+    return made
 
 
 def update(call: Call, entity: str, held: Record, element: Record) -> Record:
@@ -139,8 +140,9 @@ def update(call: Call, entity: str, held: Record, element: Record) -> Record:
         values |= _names({"first_name": held["first_name"], "last_name": held["last_name"]} | element)
     changed = account.entities[entity].change(held["id"], **values)
     _link_embedded(call, entity, held["id"], element)
+    changed = account.entities[entity].get(held["id"]) or changed
     _tell(call, entity, held, changed)
-    return account.entities[entity].get(held["id"]) or changed
+    return changed
 
 
 def _names(element: Record) -> Record:

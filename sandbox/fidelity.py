@@ -1,7 +1,8 @@
-"""`python -m sandbox.fidelity tests/samples`: does the sandbox answer in the shapes of the published samples?
+"""`python -m sandbox.fidelity tests/samples`: does the sandbox answer, and send, in the shapes of the samples?
 
-Each sample's answer is asked from a fresh sandbox and compared recursively: the same keys, the same JSON types. Null
-fits everything, list elements are united, and a key that may be missing stands in the case's list with its reason.
+Each sample's answer is asked from a fresh sandbox, each webhook made by a change in one, and compared recursively: the
+same keys, the same JSON types. Null fits everything, list elements are united, and a key that may be missing stands in
+the case's list with its reason.
 """
 
 import json
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.fidelity_cases import CASES, NOT_COVERED, Probe
+from sandbox.fidelity_webhooks import HOOKS, comparable, decoded, sent
 from sandbox.shapes import differences, shape_of
 
 
@@ -37,12 +39,18 @@ def judge(folder: Path, file: str, kind: str) -> Verdict:
         file: Name of the sample.
         kind: Its kind in the manifest.
     """
-    case = CASES.get(file)
-    if case is None:
+    if file in HOOKS:
+        text = (folder / file).read_text(encoding="utf-8")
+        published = comparable(json.loads(text)) if file.endswith(".json") else decoded(text.strip())
+        case = HOOKS[file]
+        found = differences(shape_of(published), shape_of(sent(case)), frozenset(case.allowed))
+        return Verdict(file, "differs" if found else "same", tuple(found))
+    answer = CASES.get(file)
+    if answer is None:
         reason = next((text for start, text in NOT_COVERED.items() if kind.startswith(start)), None)
         return Verdict(file, "not covered", (reason or "no case was written for it",))
     published = json.loads((folder / file).read_text(encoding="utf-8"))
-    found = differences(shape_of(published), shape_of(case.ask(Probe())), frozenset(case.allowed))
+    found = differences(shape_of(published), shape_of(answer.ask(Probe())), frozenset(answer.allowed))
     return Verdict(file, "differs" if found else "same", tuple(found))
 
 

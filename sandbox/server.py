@@ -108,6 +108,7 @@ async def running_sandbox(config: SandboxConfig | None = None) -> AsyncIterator[
     loop = asyncio.get_running_loop()
     connections: set[Connection] = set()
     apps: list[App] = []
+    sending: list[asyncio.Task[None]] = []
     # The port must be known before the data is made, since links carry it; nobody is answered before that.
     server = await loop.create_server(
         lambda: Connection(apps[0].handle, connections),
@@ -119,10 +120,14 @@ async def running_sandbox(config: SandboxConfig | None = None) -> AsyncIterator[
     try:
         world = World(config, port)
         apps.append(App(world))
+        sending.append(loop.create_task(world.webhooks.run()))
         await server.start_serving()
         yield Sandbox(config, world, port)
     finally:
         server.close()
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
         for connection in list(connections):
             connection.abort()
         await asyncio.sleep(0)  # lets the transports close their sockets

@@ -218,3 +218,26 @@ class Account:
         return known or self.tags[entity].add(
             {"id": self.tags[entity].next_id(), "name": name, "color": None}
         )
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of data, told to the listeners; webhooks are made of it.
+
+    Args:
+        account: Where.
+        entity: leads, contacts, companies, customers, tasks, notes, talks, unsorted, messages, elements.
+        action: add, update, status, responsible, delete, note, close …
+        before: The record before, or None.
+        after: The record now, or None when it is gone.
+        user_id: Who did it; 0 = the system.
+        moment: Unix seconds.
+    """
+
+    account: Account
+    entity: str
+    action: str
+    before: Record | None
+    after: Record | None
+    user_id: int
+    moment: int

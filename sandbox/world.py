@@ -1,8 +1,7 @@
-"""Everything one sandbox holds besides the network: accounts, tokens, clock, limits, faults, log, listeners."""
+"""Everything one sandbox holds besides the network: accounts, tokens, clock, limits, faults, log, webhooks."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 
 from sandbox.accounts import Accounts, Card
@@ -13,34 +12,12 @@ from sandbox.limits import Limiter
 from sandbox.oauth import OAuth
 from sandbox.requestlog import RequestLog
 from sandbox.seed_records import event
-from sandbox.state import SINGULAR, Account, Record
+from sandbox.state import SINGULAR, Account, Change, Record
 from sandbox.tokens import TokenBook
+from sandbox.webhooks import Webhooks
 
 LONG_LIVED_SECONDS = 5 * 365 * 86_400  # at most five years [D K/long-lived-token]
 _MAX_EVENTS = 20_000
-
-
-@dataclass(frozen=True)
-class Change:
-    """One change of data, told to the listeners; the place where webhook delivery is to be hung in.
-
-    Args:
-        account: Where.
-        entity: leads, contacts, companies, customers, tasks, notes, talks, unsorted, messages.
-        action: add, update, status, responsible, delete, note, close …
-        before: The record before, or None.
-        after: The record now, or None when it is gone.
-        user_id: Who did it; 0 = the system.
-        moment: Unix seconds.
-    """
-
-    account: Account
-    entity: str
-    action: str
-    before: Record | None
-    after: Record | None
-    user_id: int
-    moment: int
 
 
 class World:
@@ -62,7 +39,8 @@ class World:
         self.limiter = Limiter(config.limits)
         self.faults = Faults(config.faults_seed)
         self.log = RequestLog()
-        self.listeners: list[Callable[[Change], None]] = []
+        self.webhooks = Webhooks(config.webhooks, self.clock, self.move_clock, config.seed)
+        self.listeners: list[Callable[[Change], None]] = [self.webhooks.hear]
         self._dice = Random(f"world:{config.seed}")  # noqa: S311 - identifiers in a test double
         self.long_lived = {card.id: self._long_lived(card) for card in self.accounts.cards}
 
@@ -80,9 +58,22 @@ class World:
             for name, user_id in (("admin", card.admin_id), ("plain", card.plain_id))
         }
 
+    def clock(self) -> float:
+        """The sandbox's clock, which the control API can put forward."""
+        return time.time() + self.clock_offset
+
     def now(self) -> int:
-        """Unix seconds of the sandbox's clock, which the control API can put forward."""
-        return int(time.time() + self.clock_offset)
+        """Its whole seconds."""
+        return int(self.clock())
+
+    def move_clock(self, moment: float) -> None:
+        """Set the clock.
+
+        Args:
+            moment: Unix seconds that it is to show now.
+        """
+        self.clock_offset = moment - time.time()
+        self.webhooks.wake()
 
     def account_named(self, name: str) -> Account | None:
         """An account by its subdomain or by its id written as text."""

@@ -1,4 +1,4 @@
-"""Webhook subscriptions (fact sheet 5): administrators only. Delivery is not done here; see `World.listeners`."""
+"""Webhook subscriptions (fact sheet 5): administrators only. How they are sent is in `sandbox.webhooks`."""
 
 from urllib.parse import urlsplit
 
@@ -58,7 +58,11 @@ def subscribe(call: Call) -> Response:
         (known for known in call.account.webhooks if known["destination"] == body["destination"]), None
     )
     if held is not None:
-        record = call.account.webhooks.change(held["id"], settings=body["settings"], updated_at=call.now)
+        values = {"settings": body["settings"], "updated_at": call.now}
+        if held["disabled"] and call.world.webhooks.settings.post_enables:
+            values["disabled"] = False
+            call.world.webhooks.forgive(call.account, held["id"])
+        record = call.account.webhooks.change(held["id"], **values)
     elif len(call.account.webhooks) >= _MOST:
         raise errors.unprocessable("Limit 100 webhooks per account")
     else:

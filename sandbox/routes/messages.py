@@ -94,7 +94,8 @@ def send(call: Call) -> Response:
     }
     account.messages.setdefault(record["id"], []).append(message)
     account.talks.change(record["id"], updated_at=call.now)
-    call.world.announce(account, "messages", "add", before=None, after=message, user_id=call.user_id)
+    shown = message | {"_talk": record["talk_id"]}
+    call.world.announce(account, "messages", "add", before=None, after=shown, user_id=call.user_id)
     if record["entity_id"]:
         call.world.note_event(
             account,

@@ -26,6 +26,13 @@ _WRITABLE = (
     "task_type_id",
     "duration",
 )
+_EVENTS = {
+    "text": "task_text_changed",
+    "task_type_id": "task_type_changed",
+    "complete_till": "task_deadline_changed",
+    "result": "task_result_added",
+    "responsible_user_id": "entity_responsible_changed",
+}
 
 
 def listing(call: Call) -> Response:
@@ -113,7 +120,14 @@ def _apply(call: Call, held: Record, element: Record) -> Record:
     changed = call.account.tasks.change(held["id"], **values, updated_at=call.now, updated_by=call.user_id)
     if changed["is_completed"] and not held["is_completed"]:
         call.world.note_event(call.account, "task_completed", "tasks", held["id"], call.user_id)
+    for key, kind in _EVENTS.items():
+        if changed[key] != held[key]:
+            call.world.note_event(call.account, kind, "tasks", held["id"], call.user_id)
     call.world.announce(call.account, "tasks", "update", before=held, after=changed, user_id=call.user_id)
+    if changed["responsible_user_id"] != held["responsible_user_id"]:
+        call.world.announce(
+            call.account, "tasks", "responsible", before=held, after=changed, user_id=call.user_id
+        )
     return changed
 
 

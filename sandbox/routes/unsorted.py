@@ -134,12 +134,13 @@ def accept(call: Call) -> Response:
     wanted["responsible_user_id"] = body.get("user_id") or call.user_id
     wanted["_embedded"] = {"contacts": [{"id": contact_id} for contact_id in record["_contacts"]]}
     editing.insert(call, "leads", wanted, record["_leads"][0])
-    return _closed(call, record)
+    return _closed(call, record, "accept")
 
 
-def _closed(call: Call, record: Record) -> Response:
+def _closed(call: Call, record: Record, action: str) -> Response:
     del call.account.unsorted[record["uid"]]
-    call.world.announce(call.account, "unsorted", "delete", before=record, after=None, user_id=call.user_id)
+    gone = record | {"_action": action}
+    call.world.announce(call.account, "unsorted", "delete", before=gone, after=None, user_id=call.user_id)
     body = {key: record[key] for key in ("uid", "pipeline_id", "category", "created_at")}
     embedded = _embedded(call, record)
     order = {"leads": embedded["leads"], "contacts": embedded["contacts"], "companies": embedded["companies"]}
@@ -148,7 +149,7 @@ def _closed(call: Call, record: Record) -> Response:
 
 def decline(call: Call) -> Response:
     """DELETE /leads/unsorted/{uid}/decline [D]."""
-    return _closed(call, _record(call))
+    return _closed(call, _record(call), "decline")
 
 
 def link(call: Call) -> Response:
@@ -156,7 +157,7 @@ def link(call: Call) -> Response:
     record = _record(call)
     if record["category"] != "chats":
         raise errors.validation({"0": [errors.unsupported("category")]})
-    return _closed(call, record) if call.one() else no_content()
+    return _closed(call, record, "accept") if call.one() else no_content()
 
 
 ROUTES = [

@@ -15,13 +15,16 @@ from store.tables.crm import (
     PipelineStatus,
     TaskType,
 )
+from store.tables.inbox import BacklogTurnRow, WebhookDeliveryRow, WebhookEventRow, WebhookKeyRow
 from store.tables.outbox import ConnectionAuditRow, OutboxRow
+from store.tables.records import RecordRow, WebhookCompletenessRow, WebhookSubscriptionRow
 from store.tables.runs import Snapshot, SnapshotHead, SyncRun
 from store.tables.tokens import RefreshClaimRow, TokenJournalRow
 
 __all__ = [
     "Account",
     "ApiKeyRow",
+    "BacklogTurnRow",
     "Channel",
     "Connection",
     "ConnectionAuditRow",
@@ -34,6 +37,7 @@ __all__ = [
     "Pipeline",
     "PipelineStatus",
     "RateBudgetRow",
+    "RecordRow",
     "RefreshClaimRow",
     "Snapshot",
     "SnapshotHead",
@@ -42,6 +46,11 @@ __all__ = [
     "TaskType",
     "TokenJournalRow",
     "Version",
+    "WebhookCompletenessRow",
+    "WebhookDeliveryRow",
+    "WebhookEventRow",
+    "WebhookKeyRow",
+    "WebhookSubscriptionRow",
     "metadata",
     "table_of",
 ]

@@ -7,6 +7,7 @@ import pytest
 
 from sandbox import running_sandbox
 from tests.sandbox.support import NO_TLS, SMALL, Api
+from tests.sandbox.webhook_support import Receiver, receiving
 
 
 @pytest.fixture
@@ -18,3 +19,9 @@ async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
         httpx.AsyncClient(trust_env=False, transport=httpx.AsyncHTTPTransport(verify=NO_TLS)) as http,
     ):
         yield Api(sandbox, http)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as found:
+        yield found

@@ -56,7 +56,7 @@ def test_the_comparison_notices_missing_keys_other_types_and_uncompared_lists() 
 
 def test_the_command_prints_a_table_and_the_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = tmp_path / "manifest.json"
-    chosen = [entry for entry in MANIFEST if entry["file"] in {"err_401.json", "wh_talk_add_doc.json"}]
+    chosen = [entry for entry in MANIFEST if entry["file"] in {"err_401.json", "chats_webhook_typing.json"}]
     small.write_text(json.dumps({"samples": chosen}), encoding="utf-8")
     (tmp_path / "err_401.json").write_bytes((SAMPLES / "err_401.json").read_bytes())
     assert main([str(tmp_path)]) == 0

@@ -1,0 +1,363 @@
+"""The backlog: events that wait to be worked off, an org at a time (W2, W3).
+
+A worker takes an org, not single events: the events of an entity stay in their order, and an org whose requests are
+limited anyway does not occupy several workers. The org that was served longest ago comes first, so that a flood of one
+does not starve the others. Like the claim on a refresh (`store.claims`), a turn ends at its deadline, and its serial
+tells whoever lost it.
+"""
+
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    and_,
+    case,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from store.database import Database, insert_on
+from store.dbclock import SecondsClock, clock_expression
+from store.dead_letters import OrgBacklog, backlog_counts, dead_letters, replay
+from store.inbox import DEAD, DONE, EVENTS, PENDING, StoredEvent, get_delivery, get_event
+from store.rows import given_rows
+from store.tables import BacklogTurnRow, table_of
+from store.types import CleanText, EpochSeconds, UTCDateTime
+
+__all__ = [
+    "Failure",
+    "OrgBacklog",
+    "Turn",
+    "backlog_counts",
+    "dead_letters",
+    "end_pause",
+    "end_turn",
+    "fail_events",
+    "get_delivery",
+    "get_event",
+    "keep_turn",
+    "pending_events",
+    "replay",
+    "settle",
+    "take_turn",
+]
+
+_TURN = table_of(BacklogTurnRow)
+# Written out, not a parameter: the database must see that the partial indexes fit.
+_IS_PENDING = EVENTS.c.state == literal_column("'pending'")
+
+# A turn that ends later than this from now was taken before the machine's clock was set back.
+LONGEST_TURN = 600.0
+# Of so many orgs at least one is free, or will be before it matters.
+_CANDIDATES = 32
+# An entity that changes all the time must not fill the memory; what is left over is newer, and comes with a later turn.
+_MOST_FOR_ONE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An org that was taken.
+
+    Attributes:
+        org: the product's tenant.
+        owner: who took it.
+        serial: grows with every turn of this org.
+        until: its end, in seconds since 1970 on the shared clock.
+    """
+
+    org: str
+    owner: str
+    serial: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An event that failed.
+
+    Attributes:
+        event_id: which.
+        reason: why, a sentence without secrets and without what customers wrote.
+        retry_at: when to try again, in seconds since 1970; None puts it to the dead letters.
+    """
+
+    event_id: int
+    reason: str
+    retry_at: float | None
+
+
+async def take_turn(
+    db: Database,
+    owner: str,
+    seconds: float,
+    *,
+    orgs: Sequence[str] | None = None,
+    shard: tuple[int, int] | None = None,
+    now: SecondsClock = time.time,
+) -> Turn | None:
+    """Take the org that was served longest ago among those that have something due; None if there is none.
+
+    Args:
+        db: the store.
+        owner: a name that nobody else uses, new for each worker.
+        seconds: how long the turn lasts if it is not kept up, at most LONGEST_TURN.
+        orgs: only one of these.
+        shard: (number, of how many): only orgs that fall to this part.
+        now: seconds since 1970, used on SQLite.
+
+    Raises:
+        ValueError: `seconds` is out of range.
+    """
+    if not 0 < seconds <= LONGEST_TURN:
+        raise ValueError(f"A turn lasts for more than 0 and at most {LONGEST_TURN:.0f} seconds.")
+    # Looked for first, in a reading transaction: who finds nothing does not disturb those who write.
+    async with db.read() as connection:
+        waiting = await _waiting_orgs(connection, orgs, whole=shard is not None, now=now)
+    if shard is not None:
+        waiting = [org for org in waiting if zlib.crc32(org.encode()) % shard[1] == shard[0]][:_CANDIDATES]
+    if not waiting:
+        return None
+    async with db.begin() as connection:
+        given = given_rows(connection, {"org": CleanText}, [(org,) for org in sorted(waiting)])
+        await connection.execute(
+            insert_on(connection, _TURN)
+            .from_select(
+                ["org", "owner", "until", "not_before", "served_at"],
+                select(given.c.org, literal(""), *(literal(0.0, EpochSeconds()) for _ in range(3))).where(
+                    ~select(_TURN.c.org).where(_TURN.c.org == given.c.org).exists()
+                ),
+                include_defaults=False,
+            )
+            .on_conflict_do_nothing(index_elements=["org"])
+        )
+        clock = clock_expression(connection, now)
+        free = (
+            select(_TURN.c.org)
+            .where(_TURN.c.org.in_(select(given.c.org)), _is_free(clock))
+            .order_by(_TURN.c.served_at, _TURN.c.org)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        org = (await connection.execute(free)).scalar()
+        if org is None:
+            return None
+        taken = await connection.execute(
+            update(_TURN)
+            .where(_TURN.c.org == org)
+            .values(
+                owner=owner,
+                until=clock + literal(seconds, EpochSeconds()),
+                serial=_TURN.c.serial + 1,
+                not_before=0.0,
+                reason=None,
+                served_at=clock,
+            )
+            .returning(_TURN.c.org, _TURN.c.owner, _TURN.c.serial, _TURN.c.until)
+        )
+        return Turn(*taken.one())
+
+
+async def keep_turn(
+    db: Database, turn: Turn, seconds: float, *, now: SecondsClock = time.time
+) -> Turn | None:
+    """Let a turn last for so many seconds from now; None if it was lost."""
+    async with db.begin() as connection:
+        until = clock_expression(connection, now) + literal(seconds, EpochSeconds())
+        kept = await connection.execute(
+            update(_TURN)
+            .where(_mine(turn))
+            .values(until=until)
+            .returning(_TURN.c.org, _TURN.c.owner, _TURN.c.serial, _TURN.c.until)
+        )
+        row = kept.first()
+    return None if row is None else Turn(*row)
+
+
+async def pending_events(
+    db: Database, turn: Turn, limit: int, *, now: SecondsClock = time.time
+) -> list[StoredEvent]:
+    """The org's events that are due, and whatever else is pending of the same entities, oldest first.
+
+    Args:
+        db: the store.
+        turn: from `take_turn`.
+        limit: at most so many due ones, and at most eight times as many together.
+        now: seconds since 1970, used on SQLite.
+    """
+    async with db.read() as connection:
+        due = (
+            select(EVENTS.c.entity, EVENTS.c.entity_id)
+            .where(
+                EVENTS.c.org == turn.org, _IS_PENDING, EVENTS.c.due_at <= clock_expression(connection, now)
+            )
+            .order_by(EVENTS.c.due_at, EVENTS.c.id)
+            .limit(limit)
+            .subquery("due")
+        )
+        entities = select(due.c.entity, due.c.entity_id).distinct().subquery("entities")
+        query = (
+            select(EVENTS)
+            .join(
+                entities,
+                and_(EVENTS.c.entity == entities.c.entity, EVENTS.c.entity_id == entities.c.entity_id),
+            )
+            .where(EVENTS.c.org == turn.org, _IS_PENDING)
+            .order_by(EVENTS.c.received_at, EVENTS.c.delivery_id, EVENTS.c.position)
+            .limit(limit * _MOST_FOR_ONE)
+        )
+        return [StoredEvent(**row) for row in (await connection.execute(query)).mappings()]
+
+
+async def settle(
+    connection: AsyncConnection, turn: Turn, done: Sequence[tuple[int, str | None]], *, now: datetime
+) -> bool:
+    """Mark events as done inside the transaction of their effects.
+
+    Args:
+        connection: from `Database.begin`.
+        turn: from `take_turn`. It stays locked until the transaction ends, so that nobody takes it meanwhile.
+        done: ids, each with what it came to.
+        now: the present time.
+
+    Returns:
+        False if the turn was lost, or an event was settled by somebody else: then roll everything back.
+    """
+    if not await _lock(connection, turn):
+        return False
+    if not done:
+        return True
+    given = given_rows(connection, {"id": BigInteger, "outcome": CleanText}, done)
+    settled = await connection.execute(
+        update(EVENTS)
+        .where(EVENTS.c.id == given.c.id, EVENTS.c.org == turn.org, EVENTS.c.state == PENDING)
+        .values(state=DONE, outcome=given.c.outcome, reason=None, settled_at=now)
+    )
+    return settled.rowcount == len(done)
+
+
+async def fail_events(db: Database, turn: Turn, failures: Sequence[Failure], *, now: datetime) -> bool:
+    """Count a failed attempt of each event, and say when it is tried again, or that it is dead.
+
+    Args:
+        db: the store.
+        turn: from `take_turn`.
+        failures: what failed and why.
+        now: the present time.
+
+    Returns:
+        False if the turn was lost; then nothing was written.
+    """
+    async with db.begin() as connection:
+        if not await _lock(connection, turn):
+            return False
+        types = {"id": BigInteger, "reason": CleanText, "retry_at": EpochSeconds}
+        rows = [(one.event_id, one.reason, one.retry_at) for one in failures]
+        given = given_rows(connection, types, rows)
+        is_dead = given.c.retry_at.is_(None)
+        await connection.execute(
+            update(EVENTS)
+            .where(EVENTS.c.id == given.c.id, EVENTS.c.org == turn.org, EVENTS.c.state == PENDING)
+            .values(
+                attempts=EVENTS.c.attempts + 1,
+                state=case((is_dead, DEAD), else_=PENDING),
+                due_at=func.coalesce(given.c.retry_at, EVENTS.c.due_at),
+                reason=given.c.reason,
+                settled_at=case((is_dead, literal(now, UTCDateTime()))),
+            )
+        )
+        return True
+
+
+async def end_turn(
+    db: Database, turn: Turn, *, pause: float = 0.0, reason: str | None = None, now: SecondsClock = time.time
+) -> bool:
+    """Give a turn back.
+
+    Args:
+        db: the store.
+        turn: from `take_turn`.
+        pause: nobody takes the org for so many seconds; 0 for no pause.
+        reason: why it pauses, a sentence without secrets.
+        now: seconds since 1970, used on SQLite.
+
+    Returns:
+        False if it was lost before; then nothing was written.
+    """
+    async with db.begin() as connection:
+        later: ColumnElement[float] = literal(0.0, EpochSeconds())
+        if pause > 0:
+            later = clock_expression(connection, now) + literal(pause, EpochSeconds())
+        ended = await connection.execute(
+            update(_TURN).where(_mine(turn)).values(until=0.0, not_before=later, reason=reason)
+        )
+        return ended.rowcount == 1
+
+
+async def end_pause(db: Database, org: str) -> bool:
+    """Let an org be taken again at once, because the cause of its pause is gone; whether it paused."""
+    async with db.begin() as connection:
+        ended = await connection.execute(
+            update(_TURN)
+            .where(_TURN.c.org == org, _TURN.c.not_before > 0.0)
+            .values(not_before=0.0, reason=None)
+        )
+        return ended.rowcount == 1
+
+
+async def _waiting_orgs(
+    connection: AsyncConnection, orgs: Sequence[str] | None, *, whole: bool, now: SecondsClock
+) -> list[str]:
+    """Orgs with something due that nobody works on, those that were served longest ago first.
+
+    It goes from one org to the next through the index, so that it costs what orgs are waiting, not what events are.
+    """
+    clock = clock_expression(connection, now)
+    waiting = select(func.min(EVENTS.c.org).label("org")).where(_IS_PENDING).cte("waiting", recursive=True)
+    later = EVENTS.alias("later")
+    following = (
+        select(func.min(later.c.org))
+        .where(later.c.state == literal_column("'pending'"), later.c.org > waiting.c.org)
+        .scalar_subquery()
+    )
+    waiting = waiting.union_all(select(following).where(waiting.c.org.is_not(None)))
+    due = (
+        select(EVENTS.c.id)
+        .where(EVENTS.c.org == waiting.c.org, _IS_PENDING, EVENTS.c.due_at <= clock)
+        .exists()
+    )
+    query = (
+        select(waiting.c.org)
+        .join(_TURN, _TURN.c.org == waiting.c.org, isouter=True)
+        .where(waiting.c.org.is_not(None), or_(_TURN.c.org.is_(None), _is_free(clock)), due)
+        .order_by(func.coalesce(_TURN.c.served_at, 0.0), waiting.c.org)
+    )
+    if orgs is not None:
+        query = query.where(waiting.c.org.in_(list(orgs)))
+    if not whole:
+        query = query.limit(_CANDIDATES)
+    return list((await connection.execute(query)).scalars())
+
+
+def _is_free(clock: ColumnElement[float]) -> ColumnElement[bool]:
+    farthest = clock + literal(LONGEST_TURN, EpochSeconds())
+    return and_(or_(_TURN.c.until <= clock, _TURN.c.until > farthest), _TURN.c.not_before <= clock)
+
+
+def _mine(turn: Turn) -> ColumnElement[bool]:
+    return and_(_TURN.c.org == turn.org, _TURN.c.owner == turn.owner, _TURN.c.serial == turn.serial)
+
+
+async def _lock(connection: AsyncConnection, turn: Turn) -> bool:
+    return (
+        await connection.execute(select(_TURN.c.org).where(_mine(turn)).with_for_update())
+    ).first() is not None

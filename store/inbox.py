@@ -1,0 +1,333 @@
+"""The inbox: what Kommo has told us, written before anybody is told that we have it (W1).
+
+A delivery, its events and their unique keys are one transaction. An event whose key is there already is a repetition:
+it is kept, and flagged.
+"""
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from sqlalchemy import BigInteger, func, insert, literal, literal_column, select, tuple_, update
+from sqlalchemy import text as sql
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from store.database import Database, insert_on
+from store.dbclock import SecondsClock, clock_expression
+from store.rows import given_rows
+from store.tables import WebhookDeliveryRow, WebhookEventRow, table_of
+from store.types import CleanText, PlainJSON, UTCDateTime
+
+DELIVERIES = table_of(WebhookDeliveryRow)
+EVENTS = table_of(WebhookEventRow)
+
+PENDING, DONE, DEAD, DUPLICATE = "pending", "done", "dead", "duplicate"
+STORED, UNREADABLE = "stored", "unreadable"
+
+_NEW = {
+    "delivery_id": CleanText,
+    "position": BigInteger,
+    "org": CleanText,
+    "entity": CleanText,
+    "action": CleanText,
+    "entity_id": CleanText,
+    "parent": CleanText,
+    "occurred_at": UTCDateTime,
+    "received_at": UTCDateTime,
+    "unique_key": CleanText,
+    "payload": PlainJSON,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """One change that a delivery tells of. Its fields: `store.tables.inbox`."""
+
+    entity: str
+    action: str
+    entity_id: str
+    parent: str | None
+    occurred_at: datetime | None
+    unique_key: str
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NewDelivery:
+    """A request as it came.
+
+    Attributes:
+        delivery_id: a new uuid.
+        org: the product's tenant.
+        account_id: Kommo's id of the account, as the body has it.
+        door: `key` or `signed`.
+        received_at: when it came.
+        content_type: as the request said.
+        headers: the few that are worth keeping.
+        request_id: Kommo's own id of the request.
+        body: the bytes.
+        events: what it tells of.
+        reason: why it cannot be read; None if it can.
+    """
+
+    delivery_id: str
+    org: str
+    account_id: int | None
+    door: str
+    received_at: datetime
+    content_type: str | None
+    headers: Mapping[str, str]
+    request_id: str | None
+    body: bytes = field(repr=False)
+    events: Sequence[NewEvent]
+    reason: str | None = None
+
+
+_Placed: TypeAlias = tuple[NewDelivery, int, NewEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What became of a delivery: how many of its events are new, how many repeat one that was there."""
+
+    delivery_id: str
+    new: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event and how it stands. Times are aware and UTC, `due_at` is in seconds since 1970."""
+
+    id: int
+    delivery_id: str
+    position: int
+    org: str
+    entity: str
+    action: str
+    entity_id: str
+    parent: str | None
+    occurred_at: datetime | None
+    received_at: datetime
+    unique_key: str
+    payload: Any
+    state: str
+    attempts: int
+    due_at: float
+    reason: str | None
+    settled_at: datetime | None
+    outcome: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDelivery:
+    """A delivery with the bytes that came. Times are aware and UTC."""
+
+    delivery_id: str
+    org: str
+    account_id: int | None
+    door: str
+    received_at: datetime
+    content_type: str | None
+    headers: Any
+    request_id: str | None
+    body: bytes = field(repr=False)
+    body_hash: str
+    state: str
+    reason: str | None
+    event_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was heard of one entity: the newest change by Kommo's clock, and the newest arrival by ours."""
+
+    occurred_at: datetime | None
+    received_at: datetime
+
+
+async def save_deliveries(
+    db: Database, deliveries: Sequence[NewDelivery], *, now: SecondsClock = time.time
+) -> list[Saved]:
+    """Write deliveries and their events in one transaction: when this returns they are on the disk.
+
+    Args:
+        db: the store.
+        deliveries: in the order in which they came, also of several orgs.
+        now: seconds since 1970, used on SQLite.
+
+    Returns:
+        What became of each, in the same order.
+    """
+    if not deliveries:
+        return []
+    rows = [
+        (delivery, position, event)
+        for delivery in deliveries
+        for position, event in enumerate(delivery.events)
+    ]
+    async with db.begin(durable=True) as connection:
+        await connection.execute(insert(DELIVERIES), [_delivery_values(one) for one in deliveries])
+        fresh = await _insert_events(connection, rows, now)
+    new = dict.fromkeys((one.delivery_id for one in deliveries), 0)
+    for delivery_id, _ in fresh:
+        new[delivery_id] += 1
+    return [
+        Saved(one.delivery_id, new[one.delivery_id], len(one.events) - new[one.delivery_id])
+        for one in deliveries
+    ]
+
+
+async def save_parsed(
+    db: Database, delivery_id: str, events: Sequence[NewEvent], *, now: SecondsClock = time.time
+) -> Saved | None:
+    """Give an unreadable delivery its events, once it can be read; None if it is not (or no longer) unreadable."""
+    async with db.begin(durable=True) as connection:
+        found = await connection.execute(
+            update(DELIVERIES)
+            .where(DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state == UNREADABLE)
+            .values(state=STORED, reason=None, event_count=len(events))
+            .returning(DELIVERIES)
+        )
+        row = found.mappings().first()
+        if row is None:
+            return None
+        values = {name: row[name] for name in row if name not in {"body_hash", "state", "event_count"}}
+        delivery = NewDelivery(**values, events=events)
+        fresh = await _insert_events(
+            connection, [(delivery, position, event) for position, event in enumerate(events)], now
+        )
+    return Saved(delivery_id, len(fresh), len(events) - len(fresh))
+
+
+async def get_event(db: Database, event_id: int) -> StoredEvent | None:
+    """One event."""
+    async with db.read() as connection:
+        row = (await connection.execute(select(EVENTS).where(EVENTS.c.id == event_id))).mappings().first()
+    return None if row is None else StoredEvent(**row)
+
+
+async def get_delivery(db: Database, delivery_id: str) -> StoredDelivery | None:
+    """One delivery with its bytes."""
+    async with db.read() as connection:
+        found = await connection.execute(select(DELIVERIES).where(DELIVERIES.c.delivery_id == delivery_id))
+        row = found.mappings().first()
+    return None if row is None else StoredDelivery(**row)
+
+
+async def delivery_events(db: Database, delivery_id: str) -> list[StoredEvent]:
+    """The events of a delivery, in their order."""
+    query = select(EVENTS).where(EVENTS.c.delivery_id == delivery_id).order_by(EVENTS.c.position)
+    async with db.read() as connection:
+        return [StoredEvent(**row) for row in (await connection.execute(query)).mappings()]
+
+
+async def unreadable_deliveries(
+    db: Database, org: str, *, limit: int = 100, after: tuple[datetime, str] | None = None
+) -> list[StoredDelivery]:
+    """A page of an org's deliveries that cannot be read, oldest first.
+
+    Args:
+        db: the store.
+        org: the product's tenant; empty for those that could not be given to one.
+        limit: at most so many.
+        after: time and id of the last one of the page before.
+    """
+    place = (DELIVERIES.c.received_at, DELIVERIES.c.delivery_id)
+    query = (
+        select(DELIVERIES)
+        .where(DELIVERIES.c.org == org, DELIVERIES.c.state == literal_column("'unreadable'"))
+        .order_by(*place)
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(tuple_(*place) > tuple_(*after, types=[UTCDateTime(), CleanText()]))
+    async with db.read() as connection:
+        return [StoredDelivery(**row) for row in (await connection.execute(query)).mappings()]
+
+
+async def heard_of(db: Database, org: str, entity: str, entity_ids: Sequence[str]) -> dict[str, Heard]:
+    """What webhooks have told of these entities, whatever came of it; an entity that none told of is left out."""
+    async with db.read() as connection:
+        wanted = given_rows(connection, {"entity_id": CleanText}, [(one,) for one in set(entity_ids)])
+        query = (
+            select(EVENTS.c.entity_id, func.max(EVENTS.c.occurred_at), func.max(EVENTS.c.received_at))
+            .join(wanted, wanted.c.entity_id == EVENTS.c.entity_id)
+            .where(EVENTS.c.org == org, EVENTS.c.entity == entity)
+            .group_by(EVENTS.c.entity_id)
+        )
+        return {row[0]: Heard(row[1], row[2]) for row in await connection.execute(query)}
+
+
+async def _insert_events(
+    connection: AsyncConnection, rows: Sequence[_Placed], now: SecondsClock
+) -> set[tuple[str, int]]:
+    """Write events; gives delivery and position of those that are no repetition."""
+    if not rows:
+        return set()
+    # By their keys: two gateways that write the same ones at once then wait for each other in one direction only.
+    # Of two with one key, the sort leaves the one that came first in front.
+    ordered = sorted(rows, key=lambda row: (row[0].org, row[2].unique_key))
+    insert_new = (
+        _insert_from(connection, ordered, PENDING, now)
+        .on_conflict_do_nothing(index_elements=["org", "unique_key"], index_where=sql("state <> 'duplicate'"))
+        .returning(EVENTS.c.delivery_id, EVENTS.c.position)
+    )
+    fresh = {(row[0], row[1]) for row in await connection.execute(insert_new)}
+    if len(fresh) < len(rows):
+        again = [row for row in ordered if (row[0].delivery_id, row[1]) not in fresh]
+        await connection.execute(_insert_from(connection, again, DUPLICATE, now))
+    return fresh
+
+
+def _insert_from(
+    connection: AsyncConnection, rows: Sequence[_Placed], state: str, now: SecondsClock
+) -> postgresql.Insert | sqlite.Insert:
+    given = given_rows(connection, _NEW, [_event_values(*row) for row in rows])
+    source = select(
+        *(given.c[name] for name in _NEW),
+        literal(state, CleanText()).label("state"),
+        clock_expression(connection, now).label("due_at"),
+    )
+    # Without a condition SQLite would take ON CONFLICT for the condition of a join.
+    return insert_on(connection, EVENTS).from_select(
+        [*_NEW, "state", "due_at"], source.where(sql("true")), include_defaults=False
+    )
+
+
+def _event_values(delivery: NewDelivery, position: int, event: NewEvent) -> tuple[Any, ...]:
+    return (
+        delivery.delivery_id,
+        position,
+        delivery.org,
+        event.entity,
+        event.action,
+        event.entity_id,
+        event.parent,
+        event.occurred_at,
+        delivery.received_at,
+        event.unique_key,
+        event.payload,
+    )
+
+
+def _delivery_values(one: NewDelivery) -> dict[str, Any]:
+    return {
+        "delivery_id": one.delivery_id,
+        "org": one.org,
+        "account_id": one.account_id,
+        "door": one.door,
+        "received_at": one.received_at,
+        "content_type": one.content_type,
+        "headers": dict(one.headers),
+        "request_id": one.request_id,
+        "body": one.body,
+        "body_hash": hashlib.sha256(one.body).hexdigest(),
+        "state": STORED if one.reason is None else UNREADABLE,
+        "reason": one.reason,
+        "event_count": len(one.events),
+    }

@@ -1,0 +1,410 @@
+"""The mirror of leads, contacts, companies and tasks: each as last read, whoever read it (W2, W5).
+
+The newest `updated_at` wins, and of two with the same what was asked for later: Kommo counts seconds, and a slow
+answer may be overtaken. A record that is gone leaves a tombstone, so that an old answer does not bring it back.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, and_, case, literal, select, update
+from sqlalchemy import text as sql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from store.database import Database, insert_on
+from store.digest import digest_of
+from store.rows import given_rows
+from store.tables import RecordRow, table_of
+from store.types import CleanText, PlainJSON, UTCDateTime
+
+_TABLE = table_of(RecordRow)
+
+
+class RecordState(StrEnum):
+    """`deleted`: Kommo has said so. `missing`: the API does not give it any more, and nobody knows why."""
+
+    PRESENT = "present"
+    DELETED = "deleted"
+    MISSING = "missing"
+
+
+class ChangeKind(StrEnum):
+    """What saving a record came to; `older`: the mirror had something newer, and nothing was written."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+    RESTORED = "restored"
+    OLDER = "older"
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """A record as the API gave it.
+
+    Attributes:
+        record_id: Kommo's id.
+        name: its name; a task's text.
+        responsible_user_id: whose it is.
+        status_id: a lead's stage.
+        pipeline_id: a lead's pipeline.
+        created_at: Kommo's clock.
+        updated_at: Kommo's clock.
+        raw: the JSON.
+        read_at: when it was asked for, by our clock.
+    """
+
+    record_id: int
+    name: str | None
+    responsible_user_id: int | None
+    status_id: int | None
+    pipeline_id: int | None
+    created_at: datetime | None
+    updated_at: datetime | None
+    raw: Mapping[str, Any] = field(repr=False)
+    read_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is told of a record beside its JSON. Times are aware and UTC."""
+
+    state: str
+    name: str | None
+    responsible_user_id: int | None
+    status_id: int | None
+    pipeline_id: int | None
+    created_at: datetime | None
+    updated_at: datetime | None
+    state_since: datetime
+    read_at: datetime
+    source: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What saving a record came to: before (None if it was unknown) and after."""
+
+    kind: ChangeKind
+    before: Facts | None
+    after: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord(Facts):
+    """A record of the mirror."""
+
+    org: str
+    entity: str
+    record_id: int
+    raw: Any = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Whose records, of which kind, and who writes them when."""
+
+    org: str
+    entity: str
+    source: str
+    now: datetime
+
+
+_COLUMNS = {
+    "record_id": BigInteger,
+    "name": CleanText,
+    "responsible_user_id": BigInteger,
+    "status_id": BigInteger,
+    "pipeline_id": BigInteger,
+    "created_at": UTCDateTime,
+    "updated_at": UTCDateTime,
+    "raw": PlainJSON,
+    "digest": CleanText,
+    "read_at": UTCDateTime,
+}
+_FACTS = tuple(Facts.__dataclass_fields__)
+_ONE_OF = {"record_id": BigInteger}
+
+
+async def save_records(
+    connection: AsyncConnection,
+    org: str,
+    entity: str,
+    records: Sequence[NewRecord],
+    source: str,
+    *,
+    now: datetime,
+) -> dict[int, Change]:
+    """Write records as they were read, inside another transaction.
+
+    Args:
+        connection: from `Database.begin`.
+        org: the product's tenant.
+        entity: `leads`, `contacts`, `companies` or `tasks`.
+        records: as the API gave them; of two with one id the newer one counts.
+        source: what made us ask: `webhook`, `reconcile` or `sync`.
+        now: the present time.
+
+    Returns:
+        What it came to, for each id.
+    """
+    newest: dict[int, NewRecord] = {}
+    for record in records:
+        known = newest.get(record.record_id)
+        if known is None or _is_newer(record, known.updated_at, known.read_at):
+            newest[record.record_id] = record
+    if not newest:
+        return {}
+    place = _Place(org, entity, source, now)
+    # In the order of their ids, as everybody locks them.
+    wanted = [(newest[record_id], _digest(newest[record_id])) for record_id in sorted(newest)]
+    made = await _insert_unknown(connection, place, [_values(*one) for one in wanted])
+    changes = {
+        one.record_id: Change(ChangeKind.CREATED, None, _after(one, digest, place, now))
+        for one, digest in wanted
+        if one.record_id in made
+    }
+    others = [one for one in wanted if one[0].record_id not in made]
+    if others:
+        before = await _lock(connection, org, entity, [one.record_id for one, _ in others])
+        for one, digest in others:
+            changes[one.record_id] = _judge(one, digest, before[one.record_id], place)
+        better = [one for one in others if changes[one[0].record_id].kind != ChangeKind.OLDER]
+        if better:
+            await _replace(connection, place, [_values(*one) for one in better])
+    return changes
+
+
+async def mark_gone(
+    connection: AsyncConnection,
+    org: str,
+    entity: str,
+    ids: Sequence[int],
+    state: RecordState | str,
+    *,
+    now: datetime,
+    source: str = "webhook",
+) -> dict[int, Facts | None]:
+    """Note that records are gone, inside another transaction. An unknown one leaves a tombstone as well.
+
+    Args:
+        connection: from `Database.begin`.
+        org: the product's tenant.
+        entity: `leads`, `contacts`, `companies` or `tasks`.
+        ids: Kommo's ids.
+        state: `deleted` or `missing`; a deleted one does not become a missing one.
+        now: when it was found out; a record that was read later stays.
+        source: what made us look.
+
+    Returns:
+        What changed, with what was known before (None: nothing).
+    """
+    wanted = sorted(set(ids))
+    if not wanted:
+        return {}
+    state = RecordState(state)
+    given = given_rows(connection, _ONE_OF, [(one,) for one in wanted])
+    values = {
+        "org": literal(org, CleanText()),
+        "entity": literal(entity, CleanText()),
+        "raw": literal({}, PlainJSON()),
+        "digest": literal("", CleanText()),
+        "state": literal(state, CleanText()),
+        "state_since": literal(now, UTCDateTime()),
+        "read_at": literal(now, UTCDateTime()),
+        "source": literal(source, CleanText()),
+    }
+    tombs = (
+        insert_on(connection, _TABLE)
+        .from_select(
+            ["record_id", *values],
+            select(given.c.record_id, *values.values()).where(sql("true")),
+            include_defaults=False,
+        )
+        .on_conflict_do_nothing(index_elements=["org", "entity", "record_id"])
+        .returning(_TABLE.c.record_id)
+    )
+    changed: dict[int, Facts | None] = dict.fromkeys((await connection.execute(tombs)).scalars())
+    known = [one for one in wanted if one not in changed]
+    before = await _lock(connection, org, entity, known) if known else {}
+    leaves = (
+        (RecordState.PRESENT, RecordState.MISSING) if state == RecordState.DELETED else (RecordState.PRESENT,)
+    )
+    going = {one: facts for one, facts in before.items() if facts.state in leaves and facts.read_at <= now}
+    if going:
+        gone = given_rows(connection, _ONE_OF, [(one,) for one in going])
+        await connection.execute(
+            update(_TABLE)
+            .where(_these(org, entity), _TABLE.c.record_id == gone.c.record_id)
+            .values(state=state, state_since=now, read_at=now, source=source)
+        )
+    return changed | going
+
+
+async def get_record(db: Database, org: str, entity: str, record_id: int) -> StoredRecord | None:
+    """One record, also one that is gone."""
+    query = select(_TABLE).where(_these(org, entity), _TABLE.c.record_id == record_id)
+    async with db.read() as connection:
+        row = (await connection.execute(query)).mappings().first()
+    return None if row is None else StoredRecord(**row)
+
+
+async def some_record(db: Database, org: str, entity: str, *, besides: Sequence[int]) -> int | None:
+    """The newest record that is there and is none of these: something to compare with. None if there is none.
+
+    Args:
+        db: the store.
+        org: the product's tenant.
+        entity: `leads`, `contacts`, `companies` or `tasks`.
+        besides: ids that will not do.
+    """
+    async with db.read() as connection:
+        others = given_rows(connection, _ONE_OF, [(one,) for one in set(besides)])
+        query = (
+            select(_TABLE.c.record_id)
+            .where(
+                _these(org, entity),
+                _TABLE.c.state == RecordState.PRESENT,
+                _TABLE.c.record_id.not_in(select(others.c.record_id)),
+            )
+            .order_by(_TABLE.c.record_id.desc())
+            .limit(1)
+        )
+        return (await connection.execute(query)).scalar()
+
+
+async def record_states(
+    db: Database, org: str, entity: str, ids: Sequence[int] | None = None
+) -> dict[int, Facts]:
+    """What is known of these records (by default of all of this entity); one that is unknown is left out."""
+    query = select(_TABLE.c.record_id, *(_TABLE.c[name] for name in _FACTS)).where(_these(org, entity))
+    async with db.read() as connection:
+        if ids is not None:
+            given = given_rows(connection, _ONE_OF, [(one,) for one in set(ids)])
+            query = query.join(given, given.c.record_id == _TABLE.c.record_id)
+        found = await connection.execute(query)
+        return {row[0]: Facts(*row[1:]) for row in found}
+
+
+async def _insert_unknown(
+    connection: AsyncConnection, place: _Place, rows: Sequence[tuple[Any, ...]]
+) -> set[int]:
+    given = given_rows(connection, _COLUMNS, rows)
+    values = {
+        "org": literal(place.org, CleanText()),
+        "entity": literal(place.entity, CleanText()),
+        "state": literal(RecordState.PRESENT, CleanText()),
+        "state_since": literal(place.now, UTCDateTime()),
+        "source": literal(place.source, CleanText()),
+    }
+    statement = (
+        insert_on(connection, _TABLE)
+        .from_select(
+            [*_COLUMNS, *values],
+            # Without a condition SQLite would take ON CONFLICT for the condition of a join.
+            select(*(given.c[name] for name in _COLUMNS), *values.values()).where(sql("true")),
+            include_defaults=False,
+        )
+        .on_conflict_do_nothing(index_elements=["org", "entity", "record_id"])
+        .returning(_TABLE.c.record_id)
+    )
+    return set((await connection.execute(statement)).scalars())
+
+
+async def _lock(connection: AsyncConnection, org: str, entity: str, ids: Sequence[int]) -> dict[int, Facts]:
+    given = given_rows(connection, _ONE_OF, [(one,) for one in ids])
+    locking = (
+        select(_TABLE.c.record_id, *(_TABLE.c[name] for name in _FACTS))
+        .where(_these(org, entity), _TABLE.c.record_id.in_(select(given.c.record_id)))
+        .order_by(_TABLE.c.record_id)
+        .with_for_update()
+    )
+    return {row[0]: Facts(*row[1:]) for row in await connection.execute(locking)}
+
+
+async def _replace(connection: AsyncConnection, place: _Place, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Also what did not change: an answer that was asked for before this one must not win over it."""
+    given = given_rows(connection, _COLUMNS, rows)
+    since = case(
+        (_TABLE.c.state == RecordState.PRESENT, _TABLE.c.state_since),
+        else_=literal(place.now, UTCDateTime()),
+    )
+    await connection.execute(
+        update(_TABLE)
+        .where(_these(place.org, place.entity), _TABLE.c.record_id == given.c.record_id)
+        .values(
+            **{name: given.c[name] for name in _COLUMNS if name != "record_id"},
+            state=RecordState.PRESENT,
+            state_since=since,
+            source=place.source,
+        )
+    )
+
+
+def _judge(one: NewRecord, digest: str, before: Facts, place: _Place) -> Change:
+    if before.state != RecordState.PRESENT:
+        # Neither deleting nor restoring need change `updated_at`: what was seen later is true.
+        if one.read_at <= before.read_at:
+            return Change(ChangeKind.OLDER, before, before)
+        return Change(ChangeKind.RESTORED, before, _after(one, digest, place, place.now))
+    if not _is_newer(one, before.updated_at, before.read_at):
+        return Change(ChangeKind.OLDER, before, before)
+    kind = ChangeKind.UNCHANGED if digest == before.digest else ChangeKind.UPDATED
+    return Change(kind, before, _after(one, digest, place, before.state_since))
+
+
+def _is_newer(one: NewRecord, updated_at: datetime | None, read_at: datetime) -> bool:
+    if one.updated_at is None or updated_at is None or one.updated_at == updated_at:
+        return one.read_at >= read_at
+    return one.updated_at > updated_at
+
+
+def _after(one: NewRecord, digest: str, place: _Place, since: datetime) -> Facts:
+    return Facts(
+        RecordState.PRESENT,
+        one.name,
+        one.responsible_user_id,
+        one.status_id,
+        one.pipeline_id,
+        one.created_at,
+        one.updated_at,
+        since,
+        one.read_at,
+        place.source,
+        digest,
+    )
+
+
+def _digest(one: NewRecord) -> str:
+    return digest_of(
+        {
+            "name": one.name,
+            "responsible_user_id": one.responsible_user_id,
+            "status_id": one.status_id,
+            "pipeline_id": one.pipeline_id,
+        },
+        one.raw,
+    )
+
+
+def _values(one: NewRecord, digest: str) -> tuple[Any, ...]:
+    return (
+        one.record_id,
+        one.name,
+        one.responsible_user_id,
+        one.status_id,
+        one.pipeline_id,
+        one.created_at,
+        one.updated_at,
+        one.raw,
+        digest,
+        one.read_at,
+    )
+
+
+def _these(org: str, entity: str) -> ColumnElement[bool]:
+    return and_(_TABLE.c.org == org, _TABLE.c.entity == entity)
