@@ -62,7 +62,7 @@ def nested(body: bytes, limits: Limits) -> Group:
             key = last[:-1]
             group = groups.get(prefix)
             if group is None:
-                group = tree.new_group(prefix)
+                group = tree.group(prefix)
             if not key:
                 key = tree.next_key(group)
         elif name or sign:
@@ -86,12 +86,6 @@ class _Tree:
         self._places: list[tuple[Group, str, Group]] = []
         self._next: dict[int, int] = {}
 
-    def new_group(self, name: str) -> Group:
-        """The group of a name that was not met yet."""
-        if name.count("[") + 2 > self._limits.depth:
-            raise UnreadableBodyError(f"its names have more than {self._limits.depth} levels")
-        return self._group(name)
-
     def next_key(self, group: Group) -> str:
         """The number that `[]` stands for: on from how many there are, never one that is taken."""
         number = self._next.get(id(group), len(group) - (_OWN in group))
@@ -100,12 +94,15 @@ class _Tree:
         self._next[id(group)] = number + 1
         return str(number)
 
-    def _group(self, name: str) -> Group:
+    def group(self, name: str) -> Group:
+        """The group of a name that was not met yet, hung into those around it."""
+        if name.count("[") + 2 > self._limits.depth:
+            raise UnreadableBodyError(f"its names have more than {self._limits.depth} levels")
         prefix, bracket, last = name.rpartition("[")
         if bracket and last[-1:] == "]":
             outer, key = self.groups.get(prefix), last[:-1]
             if outer is None:
-                outer = self._group(prefix)
+                outer = self.group(prefix)
             if not key:
                 key = self.next_key(outer)
         else:
@@ -117,9 +114,7 @@ class _Tree:
                 raise UnreadableBodyError(f"it has more than {self._limits.fields} groups of fields")
             outer[key] = inner
             self._places.append((outer, key, inner))
-        if (
-            "[]" not in name
-        ):  # `a[][b]`: each occurrence is a group of its own, so it is not known by its name
+        if "[]" not in name:  # `a[][b]`: each occurrence is a group of its own, not known by its name
             self.groups[name] = inner
         return inner
 

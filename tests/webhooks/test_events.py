@@ -256,7 +256,8 @@ def test_limits_that_make_no_sense_are_refused(values: dict[str, int]) -> None:
 
 def test_names_and_ids_that_are_too_long_for_a_column_are_kept_elsewhere() -> None:
     long = "x" * 300
-    delivery = delivered(**{long: {"add": [LEAD]}}, leads={long: [LEAD], "add": [{"id": long}]})
+    parts: dict[str, Any] = {long: {"add": [LEAD]}, "leads": {long: [LEAD], "add": [{"id": long}]}}
+    delivery = delivered(None, **parts)
     assert [event.entity_id for event in delivery.events] == [""]
     assert delivery.events[0].payload == {"id": long}
     assert delivery.rest[long] == {"add": [LEAD]}

@@ -122,12 +122,12 @@ def test_any_play_with_brackets_keeps_every_value(text: str) -> None:
 def test_a_body_of_ten_megabytes_is_refused_before_it_is_looked_at() -> None:
     body = b"a=" + b"x" * (10 << 20)
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(BodyTooLargeError, match="10485762 bytes"):
         parse(body, "application/x-www-form-urlencoded")
     with pytest.raises(BodyTooLargeError):
         parse(b"{" * (10 << 20), "application/json")
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
     assert tracemalloc.get_traced_memory()[1] < 15 << 20
     tracemalloc.stop()
 
@@ -143,10 +143,10 @@ def test_a_body_of_ten_megabytes_is_refused_before_it_is_looked_at() -> None:
     ids=["indexes", "repeated", "empty", "appended"],
 )
 def test_a_body_of_a_hundred_thousand_fields_is_refused_before_it_is_split(body: bytes) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(UnreadableBodyError, match="more than 20000 fields"):
         parse(body, "application/x-www-form-urlencoded", limits=Limits(bytes=1 << 24))
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 def test_too_many_levels_or_groups_are_refused() -> None:
@@ -186,11 +186,11 @@ def test_time_grows_with_the_length_only(shape: str) -> None:
     def seconds(fields: int) -> float:
         body = SHAPES[shape](fields).encode()
         times = []
-        for _ in range(3):
-            started = time.perf_counter()
+        for _ in range(5):
+            started = time.process_time()
             nested(body, WIDE)
-            times.append(time.perf_counter() - started)
+            times.append(time.process_time() - started)
         return min(times)
 
     # Eight times the length: about eight times the time; quadratic work would take sixty-four times.
-    assert seconds(16_000) < 24 * max(seconds(2_000), 0.0002)
+    assert seconds(16_000) < 32 * max(seconds(2_000), 0.0002)
