@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import heapq
 import time
+import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -111,7 +112,7 @@ class Webhooks:
         parcels: dict[tuple[int, int], tuple[Account, Record, float, list[_Named]]] = {}
         for _ in range(len(self._fresh) if most is None else min(most, len(self._fresh))):
             change = self._fresh.popleft()
-            items = list(items_of(change, odd_notes=self.settings.odd_notes))
+            items = self._items(change)
             for hook in change.account.webhooks:
                 wanted = [(name, item) for name, item in items if self._wants(hook, name)]
                 if wanted:
@@ -123,6 +124,13 @@ class Webhooks:
                 size = self._dice.randint(1, self.settings.bundle) if self.settings.bundle > 1 else 1
                 self._make(account, hook, named[:size], moment)
                 del named[:size]
+
+    def _items(self, change: Change) -> list[_Named]:
+        try:
+            return list(items_of(change, odd_notes=self.settings.odd_notes))
+        except Exception:  # noqa: BLE001 - a bug of the sandbox must be seen, and must not end the sending of all others
+            traceback.print_exc()
+            return []
 
     def _wants(self, hook: Record, name: str) -> bool:
         return name in hook["settings"] or (name == "lists" and self.settings.lists)
