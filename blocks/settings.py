@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     authorize_base: str = Field(
         default="", description="Where the consent page lives, if not on www.kommo.com."
     )
+    webhook_url: str = Field(
+        default="",
+        description="Public address of the gateway, to which Kommo sends webhooks; by default APP_URL.",
+    )
     app_url: str = Field(
         default="",
         validation_alias=AliasChoices("APP_URL", "NEXT_PUBLIC_APP_URL"),

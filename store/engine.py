@@ -40,11 +40,13 @@ def make_engine(address: Address, *, pool: bool = True) -> AsyncEngine:
         "hide_parameters": True,  # an exception must not carry customers' data into a log
         "poolclass": None if pool else NullPool,
     }
+    arguments: dict[str, Any]
     if address.file:
-        engine = create_async_engine(address.url, connect_args={"timeout": BUSY_SECONDS}, **options)
+        arguments = {"timeout": BUSY_SECONDS, "factory": _SqliteConnection}
+        engine = create_async_engine(address.url, connect_args=arguments, **options)
         _listen_sqlite(engine)
         return engine
-    arguments: dict[str, Any] = {"timeout": 10}
+    arguments = {"timeout": 10}
     if address.pooled:
         # Behind a pooler in transaction mode the next statement may run on another server connection.
         arguments |= {
@@ -65,6 +67,20 @@ def make_engine(address: Address, *, pool: bool = True) -> AsyncEngine:
         execution_options={"schema_translate_map": {None: address.schema}},
         **options,
     )
+
+
+class _SqliteConnection(sqlite3.Connection):
+    """Closing it ends its transaction.
+
+    SQLite keeps a closed connection, and with it the one write lock, for as long as somebody holds one of its
+    statements: after a cancellation that is the traceback, until the garbage collector finds it.
+    """
+
+    def close(self) -> None:
+        """Roll back what was not committed, then close."""
+        with contextlib.suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
 
 
 def _listen_sqlite(engine: AsyncEngine) -> None:

@@ -31,6 +31,7 @@ from tasks.outbox import integration_connected, integration_error
 from tasks.readers import read_account
 from tasks.refresh import CLAIM_SECONDS, WAIT_SECONDS
 from tasks.session import process_name
+from tasks.subscription import subscribe_connected
 from tasks.vault import Vault
 
 
@@ -78,7 +79,7 @@ async def connect_with_token(
         _same_account(org, before, account, block.host, replace=replace)
         async with _no_refresh(database, org, before, clock):
             await block.asave(name, overwrite=True)
-            return await put_connection(
+            connection = await put_connection(
                 database,
                 org=org,
                 block_name=name,
@@ -93,6 +94,8 @@ async def connect_with_token(
                 events=[integration_connected(org, account.id, account.name)],
                 now=clock.now(),
             )
+        await subscribe_connected(connection, token, settings, database=database, app=None, clock=clock)
+        return connection
 
 
 async def connect_with_code(
@@ -164,6 +167,9 @@ async def connect_with_code(
             now=clock.now(),
         )
         await vault.settle(connection, held)
+        await subscribe_connected(
+            connection, pair.access_token, settings, database=database, app=app, clock=clock
+        )
     return connection
 
 

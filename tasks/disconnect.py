@@ -19,6 +19,7 @@ from tasks.installation import budget_of
 from tasks.outbox import integration_disconnected
 from tasks.readers import read_account
 from tasks.session import load_connection, open_refresher
+from tasks.subscription import forget_webhook, unsubscribe_leaving
 
 
 class DisconnectReport(BaseModel):
@@ -47,9 +48,9 @@ async def disconnect(
         UnknownConnectionError: the org has no connection.
         BlocksUnavailableError: Prefect does not answer; the tokens may still be there, so do it again.
     """
-    del settings
     clock = clock or SystemClock()
-    await get_connection(database, org)
+    connection = await get_connection(database, org)
+    await unsubscribe_leaving(connection, settings, database=database, clock=clock)
     async with PrefectBlocks() as blocks:
         await blocks.delete(org)
         await _end(database, org, "A person disconnected it.", "disconnected_here", clock)
@@ -133,6 +134,8 @@ async def _is_taken(
 
 
 async def _end(database: Database, org: str, reason: str, code: str, clock: Clock) -> None:
+    async with database.begin() as transaction:
+        await forget_webhook(transaction, org, reason, clock.now())
     changed = await set_state(
         database,
         org,

@@ -8,6 +8,7 @@ from tasks.reports import FleetReport, SyncReport
 
 if TYPE_CHECKING:
     from tasks.refresh_due import RefreshReport
+    from tasks.webhook_health import HealthReport
 
 KNOWN_ERRORS = (KommoError, StoreError)
 
@@ -64,6 +65,17 @@ class RefreshRunFailedError(DataPlaneError):
         first = report.failures[0]
         super().__init__(
             f"None of the {report.due} connections that were due could be refreshed. The first: {first.reason}"
+        )
+
+
+class WebhookHealthFailedError(DataPlaneError):
+    """Not one org's webhooks could be looked at."""
+
+    def __init__(self, report: "HealthReport") -> None:
+        self.report = report
+        org, reason = next(iter(sorted(report.failed.items())))
+        super().__init__(
+            f"The webhooks of none of {len(report.failed)} orgs could be looked at. The first, {org}: {reason}"
         )
 
 

@@ -14,14 +14,17 @@ from typing import Any
 from sqlalchemy import event
 
 from store.audit import AuditNote
+from store.backlog import end_turn, pending_events, settle, take_turn
 from store.budget import DatabaseBudget
 from store.claims import holder, note_step, release, still_ours, take_claim
 from store.connections import mark_attempt_failed, set_state
 from store.database import Database
+from store.inbox import save_deliveries
 from store.oauth_states import TakenState, take_state
 from store.outbox import OutboxEvent
 from store.snapshots import begin_run, save_snapshot
 from tests.store.builders import minutes, pipeline, status
+from tests.store.hooks import change, delivery
 
 
 def say(line: str) -> None:
@@ -167,6 +170,38 @@ async def report_dead(db: Database, org: str) -> None:
     say(told)
 
 
+async def write_deliveries(db: Database, tasks: str, *keys: str) -> None:
+    """Write the same events as all others do, in so many tasks and each time in another order; print what was new."""
+    await holder(db, "acme")  # connect before it begins
+    await _all_are_ready()
+
+    async def write() -> int:
+        batch = [delivery(change(key)) for key in random.sample(keys, len(keys))]
+        return sum(saved.new for saved in await save_deliveries(db, batch))
+
+    say(str(sum(await asyncio.gather(*(write() for _ in range(int(tasks)))))))
+
+
+async def work_off(db: Database) -> None:
+    """Take turns and settle what is due until nothing is left; print what was settled."""
+    worked: list[tuple[str, str]] = []
+    owner, idle = uuid.uuid4().hex, 0
+    await _all_are_ready()
+    while idle < 5:
+        turn = await take_turn(db, owner, 60.0)
+        if turn is None:
+            idle += 1
+            await asyncio.sleep(0.05)
+            continue
+        idle = 0
+        events = await pending_events(db, turn, 4)
+        async with db.begin() as connection:
+            assert await settle(connection, turn, [(one.id, None) for one in events], now=minutes(1))
+        worked += [(one.org, one.unique_key) for one in events]
+        assert await end_turn(db, turn)
+    say(json.dumps(worked))
+
+
 _COMMANDS: dict[str, Callable[..., Awaitable[None]]] = {
     "ensure": ensure,
     "hammer": hammer,
@@ -177,6 +212,8 @@ _COMMANDS: dict[str, Callable[..., Awaitable[None]]] = {
     "hold_and_wake": hold_and_wake,
     "report_failure": report_failure,
     "report_dead": report_dead,
+    "write_deliveries": write_deliveries,
+    "work_off": work_off,
 }
 
 
