@@ -37,6 +37,7 @@ from store.mirror import (
 )
 from store.outbox import OutboxEvent, add_events
 from store.webhook_keys import list_keys
+from tasks.completeness import percent
 from tasks.effects import Absent, Gone, Present, Source, effects_of_repair
 from tasks.records import new_record
 
@@ -102,11 +103,6 @@ class ReconcileReport(BaseModel):
         )
 
 
-def percent(share: float) -> str:
-    """A share for people; 100 % only if nothing is missing."""
-    return "100 %" if share == 1 else f"{min(share * 100, 99.9):.1f} %"
-
-
 async def where_to_begin(database: Database, org: str, now: datetime) -> datetime:
     """The moment up to which an org's changes are known to be complete.
 
@@ -153,6 +149,8 @@ class Reconciler:
             KommoError: Kommo could not be asked; what was repaired until then stays, nothing is counted.
         """
         begun, sent = self._clock.monotonic(), self._client.requests_sent
+        # In whole seconds, as Kommo counts.
+        since = since.replace(microsecond=0)
         until = (self._clock.now() - grace).replace(microsecond=0)
         report = ReconcileReport(org=self._org, since=since, until=until, by_entity=self._counts)
         if until < since:

@@ -1,14 +1,16 @@
 """How connections stand, for `kommo status` and whoever else asks: plain values, no secrets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from store.claims import held_orgs
+from store.completeness import Completeness, latest_completeness, list_completeness
 from store.connections import ConnectionRecord, ConnectionState, get_connection, list_connections
 from store.database import Database
 from store.runs import latest_run
+from store.subscriptions import Subscription, get_subscription, list_subscriptions
 
 _PAGE = 500
 
@@ -17,10 +19,15 @@ async def fleet_status(database: Database) -> list[dict[str, Any]]:
     """Every connection, in the order of the orgs."""
     found: list[dict[str, Any]] = []
     claims = await held_orgs(database)
+    measured = await latest_completeness(database)
     after: str | None = None
     while True:
         page = await list_connections(database, after=after, limit=_PAGE)
-        found += [_shown(record, claims) for record in page.items]
+        hooks = await _subscriptions(database, [record.org for record in page.items])
+        found += [
+            _shown(record, claims) | {"webhooks": _webhooks(hooks.get(record.org), measured.get(record.org))}
+            for record in page.items
+        ]
         after = page.next_after
         if after is None:
             return found
@@ -34,7 +41,44 @@ async def org_status(database: Database, org: str) -> dict[str, Any]:
     """
     record = await get_connection(database, org)
     run = await latest_run(database, org)
-    return {**_shown(record, await held_orgs(database)), "last_run": None if run is None else asdict(run)}
+    measured = await list_completeness(database, org, limit=1)
+    return {
+        **_shown(record, await held_orgs(database)),
+        "webhooks": _webhooks(await get_subscription(database, org), measured[0] if measured else None),
+        "last_run": None if run is None else asdict(run),
+    }
+
+
+async def _subscriptions(database: Database, orgs: Sequence[str]) -> dict[str, Subscription]:
+    """The subscriptions of neighbouring orgs."""
+    if not orgs:
+        return {}
+    found: dict[str, Subscription] = {}
+    first = await get_subscription(database, orgs[0])
+    if first is not None:
+        found[first.org] = first
+    for one in await list_subscriptions(database, after=orgs[0], limit=_PAGE):
+        found[one.org] = one
+    return found
+
+
+def _webhooks(subscription: Subscription | None, measured: Completeness | None) -> dict[str, Any] | None:
+    """How an org's webhooks stand, and what part of its changes had come by them; None if nothing is known."""
+    if subscription is None and measured is None:
+        return None
+    return {
+        "state": None if subscription is None else subscription.state,
+        "reason": None if subscription is None else subscription.reason,
+        "checked_at": None if subscription is None else subscription.checked_at,
+        "completeness": None
+        if measured is None
+        else {
+            "share": measured.share,
+            **{
+                name: getattr(measured, name) for name in ("changes", "arrived", "repaired", "since", "until")
+            },
+        },
+    }
 
 
 def _shown(record: ConnectionRecord, claims: Mapping[str, datetime]) -> dict[str, Any]:

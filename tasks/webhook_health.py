@@ -15,8 +15,9 @@ from store.connections import ConnectionRecord, ConnectionState, get_connection,
 from store.database import Database
 from store.subscriptions import SubscriptionState
 from tasks.backlog_clients import Clients
+from tasks.completeness import percent
 from tasks.errors import sentence_of
-from tasks.reconcile import GRACE, Reconciler, ReconcileReport, percent, where_to_begin
+from tasks.reconcile import GRACE, Reconciler, ReconcileReport, where_to_begin
 from tasks.subscription import Door, Found, setup_webhook
 
 _WORKING = frozenset({ConnectionState.CONNECTED, ConnectionState.DEGRADED})
@@ -51,7 +52,7 @@ class HealthReport(BaseModel):
         compared = [one.reconciled for one in self.orgs if one.reconciled is not None]
         changes, arrived = (sum(one.total(name) for one in compared) for name in ("changes", "arrived"))
         return (
-            f"{on} of {len(self.orgs) + len(self.failed)} subscriptions are on, {mended} mended; "
+            f"{on} of {len({one.org for one in self.orgs} | set(self.failed))} subscriptions are on, {mended} mended; "
             f"{len(compared)} orgs compared"
             f"{f', {percent(arrived / changes)} of {changes} changes had come' if changes else ''}"
             f"{f'; {len(self.failed)} failed' if self.failed else ''} in {self.seconds:.1f} s"

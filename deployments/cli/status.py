@@ -38,7 +38,7 @@ def _show_fleet(connections: list[dict[str, Any]]) -> None:
         return
     now = datetime.now(tz=UTC)
     table(
-        ["org", "state", "account", "host", "last sync", "since", "why"],
+        ["org", "state", "account", "host", "last sync", "webhooks", "since", "why"],
         [
             (
                 cell(row["org"]),
@@ -46,6 +46,7 @@ def _show_fleet(connections: list[dict[str, Any]]) -> None:
                 cell(row["account_name"]),
                 cell(row["host"]),
                 ago(row["last_synced_at"], now),
+                _webhooks_text(row["webhooks"]),
                 ago(row["state_since"], now),
                 cell(row["reason"] or ""),
             )
@@ -64,6 +65,7 @@ def _show_org(one: dict[str, Any]) -> None:
     say(f"  account: {one['account_name']} ({one['account_id']}) on {one['host']}")
     if one["expires_at"]:
         say(f"  token ends: {one['expires_at']:%Y-%m-%d %H:%M} UTC")
+    _show_webhooks(one["webhooks"], now)
     run = one["last_run"]
     if run is None:
         say(f"  never synced; next: kommo sync {one['org']}")
@@ -84,3 +86,32 @@ def _show_org(one: dict[str, Any]) -> None:
             for row in run["snapshots"]
         ],
     )
+
+
+def _webhooks_text(webhooks: dict[str, Any] | None) -> str:
+    """`on · 99.2 %`: how the subscription stands, and what part of the changes had come."""
+    if webhooks is None:
+        return "–"
+    measured = webhooks["completeness"]
+    share = "" if measured is None else f" · {_percent(measured)}"
+    return f"{cell(webhooks['state'] or '–')}{share}"
+
+
+def _show_webhooks(webhooks: dict[str, Any] | None, now: datetime) -> None:
+    if webhooks is None:
+        return
+    if webhooks["state"]:
+        say(f"  webhooks: {webhooks['state']}, looked at {ago(webhooks['checked_at'], now)}")
+    if webhooks["reason"]:
+        say(f"    why: {webhooks['reason']}")
+    if measured := webhooks["completeness"]:
+        say(
+            f"    {_percent(measured)} complete: {measured['arrived']} of {measured['changes']} changes had come, "
+            f"{measured['repaired']} repaired, compared until {ago(measured['until'], now)}"
+        )
+
+
+def _percent(measured: dict[str, Any]) -> str:
+    from tasks.completeness import percent
+
+    return percent(measured["share"])
