@@ -27,6 +27,7 @@ from sandbox.webhooks_rules import BadAnswers, is_good, next_attempt
 _SLICE = 50  # changes that become bodies before others have their turn
 _GLANCE = 0.2  # real seconds after which the clock is looked at again: somebody may have moved it
 _Named = tuple[str, Item]
+_Told = tuple[str, Item, int]  # and when it happened
 
 
 class Webhooks:
@@ -109,21 +110,21 @@ class Webhooks:
         Args:
             most: Of so many changes at most; None = of all.
         """
-        parcels: dict[tuple[int, int], tuple[Account, Record, float, list[_Named]]] = {}
+        parcels: dict[tuple[int, int], tuple[Account, Record, list[_Told]]] = {}
         for _ in range(len(self._fresh) if most is None else min(most, len(self._fresh))):
             change = self._fresh.popleft()
             items = self._items(change)
             for hook in change.account.webhooks:
-                wanted = [(name, item) for name, item in items if self._wants(hook, name)]
+                wanted = [(name, item, change.moment) for name, item in items if self._wants(hook, name)]
                 if wanted:
                     key = (change.account.id, hook["id"])
-                    parcel = parcels.setdefault(key, (change.account, hook, float(change.moment), []))
-                    parcel[3].extend(wanted)
-        for account, hook, moment, named in parcels.values():
-            while named:
+                    parcels.setdefault(key, (change.account, hook, []))[2].extend(wanted)
+        for account, hook, told in parcels.values():
+            while told:
                 size = self._dice.randint(1, self.settings.bundle) if self.settings.bundle > 1 else 1
-                self._make(account, hook, named[:size], moment)
-                del named[:size]
+                named = [(name, item) for name, item, _ in told[:size]]
+                self._make(account, hook, named, float(told[:size][-1][2]))
+                del told[:size]
 
     def _items(self, change: Change) -> list[_Named]:
         try:
