@@ -1,18 +1,23 @@
 """Serve the flows to a Prefect server: `python -m deployments.serve`.
 
 One process that polls for runs and executes them, for a small installation. It gives the Prefect UI its deployments: on
-demand, for the UI's form, the API and the product, and by schedule (a nightly sync of all, a refresh of tokens).
+demand, for the UI's form, the API and the product, and by schedule (a nightly sync of all, a refresh of tokens, the
+backlog of webhooks).
 """
 
 import asyncio
 
 from prefect import aserve
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.schedules import Cron
 
 from flows.connect import connect_account, disconnect_account
 from flows.fleet_sync import full_crm_sync_all
 from flows.full_sync import full_crm_sync
+from flows.reconcile import reconcile
 from flows.token_refresh import token_refresh
+from flows.webhook_backlog import webhook_backlog
+from flows.webhook_health import webhook_health
 
 # A run start costs 1.4 to 3.6 s of CPU (measured); more at a time than cores would only queue on the processor.
 _RUNS_AT_A_TIME = 4
@@ -45,8 +50,32 @@ async def main() -> None:
             schedule=Cron("*/30 * * * *", timezone="UTC"),
             description="Refresh every connection whose access token ends within six hours.",
         ),
+        await webhook_backlog.ato_deployment(
+            name="every-minute",
+            tags=["kommo"],
+            # It lingers until the next one is about to begin, so that somebody always is there.
+            parameters={"linger": "58s"},
+            schedule=Cron("* * * * *", timezone="UTC"),
+            # Runs may overlap without harm; more than two would take the other flows' place during a long drain.
+            concurrency_limit=ConcurrencyLimitConfig(
+                limit=2, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+            ),
+            description="Work off what webhooks have told; lingers, so that an event waits for a second.",
+        ),
         await disconnect_account.ato_deployment(
             name="on-demand", tags=["kommo"], description="Forget an org's tokens."
+        ),
+        await webhook_health.ato_deployment(
+            name="every-half-hour",
+            tags=["kommo"],
+            # Kommo repeats a webhook for an hour and a half: looked at twice in that time, it is often not lost yet.
+            schedule=Cron("10,40 * * * *", timezone="UTC"),
+            description="See that every org's webhook subscription is on; read what was missed.",
+        ),
+        await reconcile.ato_deployment(
+            name="on-demand",
+            tags=["kommo"],
+            description="Compare one org's webhooks with Kommo since a moment, and repair what was missed.",
         ),
         # True, the default, would pause the schedules at every restart.
         pause_on_shutdown=False,

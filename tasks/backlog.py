@@ -132,15 +132,18 @@ async def drain(
         free = asyncio.Semaphore(concurrency)
         while True:
             await free.acquire()
+            # What is at work now may have more once it ends: only a look while nothing was at work is the last one.
+            idle = run.at_work == 0
             turn = await run.next_turn()
             waited = session.clock.monotonic() - begun
             if turn is not None:
+                run.at_work += 1
                 group.create_task(run.work(turn, free))
                 if waited < linger + LONGEST_DRAIN:
                     continue
             else:
                 free.release()
-            if waited >= linger and (turn is not None or not run.at_work):
+            if waited >= linger and (turn is not None or idle):
                 break
             await run.rest()
     run.report.requests = session.clients.requests_sent
@@ -199,7 +202,6 @@ class _Run:
 
     async def work(self, turn: Turn, free: asyncio.Semaphore) -> None:
         """Work one turn, and give it back."""
-        self.at_work += 1
         try:
             try:
                 report = await self._worker.work(turn)

@@ -28,6 +28,8 @@ _ITEM = frozenset(
     }
 )
 """Kinds that a single item may be to blame for."""
+_DIVIDED = frozenset({ErrorKind.GATEWAY, ErrorKind.TOO_LARGE})
+"""Kinds for which `read_by_ids` divides a request by itself: to do so again only pays if Kommo is well otherwise."""
 _PROBES = 40
 """Requests spent on finding the items to blame in one reading; what is not found out then waits for the next turn."""
 _PROBES_IN_VAIN = 8
@@ -74,6 +76,8 @@ async def read_records(client: KommoClient, entity: str, ids: Sequence[int], kno
         if error.kind not in _ITEM:
             raise
         compared = await _works(client, entity, await known(entity, ids), error)
+        if error.kind in _DIVIDED and not compared:
+            raise
         await _isolate(reading, client, entity, ids, error, compared=compared)
     return reading
 

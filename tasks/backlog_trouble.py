@@ -27,6 +27,10 @@ _REASON_CODE = "webhook_backlog"
 _log = logging.getLogger(__name__)
 
 
+class SlowReadError(DataPlaneError):
+    """Kommo did not answer while the turn lasted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """Why an org has to rest, and for how many seconds."""
@@ -49,7 +53,7 @@ def trouble_of(error: Exception, before: int) -> Trouble:
             pause = LONGEST_PAUSE
         if error.retry_after is not None:
             pause = max(1.0, error.retry_after)
-    elif isinstance(error, RefreshFailedError):
+    elif isinstance(error, RefreshFailedError | SlowReadError):
         pause = passing
     elif isinstance(error, DataPlaneError | StoreError):
         pause = PERSON_PAUSE

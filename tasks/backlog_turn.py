@@ -5,6 +5,7 @@ later, and after the last attempt it is a dead letter with its reason. One that 
 an outage, credentials) lets the whole org rest for a while and counts for no event.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,14 +20,18 @@ from store.mirror import some_record
 from tasks.backlog_clients import Clients
 from tasks.backlog_plan import CHUNK, Group, Plan, batches, chunks, plan
 from tasks.backlog_read import read_records
-from tasks.backlog_trouble import Trouble, note_trouble, note_well, trouble_of
+from tasks.backlog_trouble import SlowReadError, Trouble, note_trouble, note_well, trouble_of
 from tasks.backlog_write import Batch, Finding, TurnLostError, write_batch
 from tasks.effects import Source
 from tasks.session import find_connection
 
 _HELD_BACK_TURNS = 8
 """Turns in a row for which a kind with few ids waits for more; then it is read all the same."""
+_SMALLEST = 10
+"""Ids in one reading of an org that is slow; once slow, it is asked for few until the run ends."""
 _IDS_SHOWN = 100
+_READING = 0.8
+"""Share of a turn that one reading may take, so that what was read can be written yet."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ class TurnWorker:
         self._options = options
         self._held_back: dict[str, int] = {}
         self._rests: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
 
     async def work(self, turn: Turn) -> TurnReport:
         """Work one turn as far as it goes; what stands in the way is in the report.
@@ -140,7 +146,7 @@ class TurnWorker:
         if made.read:
             async with self._clients.use(connection) as client:
                 for entity, groups in made.read.items():
-                    for chunk in chunks(groups, CHUNK):
+                    for chunk in chunks(groups, self._sizes.get(turn.org, CHUNK)):
                         await self._read(work, client, entity, chunk)
             await note_well(self._database, connection, self._clock)
         self._rests.pop(turn.org, None)
@@ -163,8 +169,18 @@ class TurnWorker:
         async def known(of: str, ids: Sequence[int]) -> int | None:
             return await some_record(self._database, work.turn.org, of, besides=ids)
 
-        read_at = self._clock.now()
-        reading = await read_records(client, entity, [group.record_id for group in chunk], known)
+        read_at, ids = self._clock.now(), [group.record_id for group in chunk]
+        try:
+            # A client waits for as long as Kommo asks everybody to; a turn does not last so long.
+            async with asyncio.timeout(_READING * seconds):
+                reading = await read_records(client, entity, ids, known)
+        except TimeoutError:
+            # Some accounts answer one id at a time only (`read_by_ids` says why); so many do not fit into a turn.
+            self._sizes[work.turn.org] = max(_SMALLEST, len(chunk) // 2)
+            raise SlowReadError(
+                f"{entity.capitalize()} could not be read in time: Kommo is slow, or it has asked for fewer requests "
+                "(`kommo budget show` says so). They are tried again by themselves."
+            ) from None
         answered = [group for group in chunk if group.record_id in reading.answered]
         for batch in batches(answered, self._options.batch_events):
             findings = [

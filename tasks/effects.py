@@ -304,7 +304,9 @@ def _old_facts(told: str, payload: Mapping[str, Any], change: Change) -> dict[st
     if all(getattr(before, name) == payload.get(name) for name in names):
         return {}
     known = {f"old_{name}": getattr(before, name) for name in names}
-    return {name: value for name, value in known.items() if value is not None and name not in payload}
+    if known.keys() & payload.keys():
+        return {}  # the webhook knows better: it tells of this one step
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _subject(event: StoredEvent) -> str:

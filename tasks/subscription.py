@@ -227,7 +227,7 @@ async def unsubscribe_leaving(
     try:
         async with (
             asyncio.timeout(_PATIENCE),
-            open_clients(database, settings, clock) as clients,
+            open_clients(database, settings, clock, lane=Lane.ACTION) as clients,
             clients.use(connection) as client,
         ):
             await remove_webhook(client, connection.org, door_of(settings), database=database)

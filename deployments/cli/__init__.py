@@ -50,6 +50,29 @@ def build_app() -> App:
     app.command(
         "deployments.cli.status:status", name="status", help="Which orgs are connected, and how they are."
     )
+    app.command(
+        "deployments.cli.webhooks:run_backlog",
+        name="backlog",
+        help="Work off what webhooks have told, once.",
+    )
+    webhooks = App(name="webhooks", help="What Kommo has told us: what waits, what was given up.")
+    webhooks.command("deployments.cli.webhooks:backlog", name="backlog", help="What waits to be worked off.")
+    webhooks.command("deployments.cli.webhooks:dead", name="dead", help="Events that were given up, and why.")
+    webhooks.command("deployments.cli.webhooks:show", name="show", help="One event, with its delivery.")
+    webhooks.command(
+        "deployments.cli.webhooks:replay", name="replay", help="Try what was given up once more."
+    )
+    webhooks.command(
+        "deployments.cli.webhook_health:health",
+        name="health",
+        help="See that subscriptions are on; read what was missed.",
+    )
+    webhooks.command(
+        "deployments.cli.webhook_health:reconcile",
+        name="reconcile",
+        help="Compare an org's webhooks with Kommo, and repair.",
+    )
+    app.command(webhooks)
     snapshot = App(
         name="snapshot", help="Look at what was read: now, at any time, and what changed between runs."
     )
