@@ -25,6 +25,9 @@ from sandbox.webhooks_log import Attempt, Delivery, DeliveryLog, entities_of
 from sandbox.webhooks_rules import BadAnswers, is_good, next_attempt
 
 _SLICE = 50  # changes that become bodies before others have their turn
+_STEP = (
+    2.0  # seconds of the clock within which deliveries that are due go out together when time is put forward
+)
 _GLANCE = 0.2  # real seconds after which the clock is looked at again: somebody may have moved it
 _Named = tuple[str, Item]
 _Told = tuple[str, Item, int]  # and when it happened
@@ -326,7 +329,7 @@ class Webhooks:
         end = self._clock() + seconds
         await self.settle(60)
         while self._heap and self._heap[0].due <= end and not self.settings.paused:
-            self._move_clock(max(self._clock(), self._heap[0].due))
+            self._move_clock(max(self._clock(), min(end, self._heap[0].due + _STEP)))
             await self.settle(60)
         self._move_clock(max(self._clock(), end))
         await self.settle(60)
