@@ -5,7 +5,7 @@ thread (`sandbox_in_thread`). Every fact comes from the fact sheet of the API; w
 chosen is said where it is done.
 """
 
-from sandbox.config import LimitSettings, SandboxConfig
+from sandbox.config import LimitSettings, SandboxConfig, WebhookSettings
 from sandbox.server import AccountAccess, Sandbox, running_sandbox, sandbox_in_thread
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "LimitSettings",
     "Sandbox",
     "SandboxConfig",
+    "WebhookSettings",
     "running_sandbox",
     "sandbox_in_thread",
 ]

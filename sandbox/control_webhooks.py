@@ -110,9 +110,10 @@ class WebhookControl:
         lead = account.entities["leads"].get(int(body["lead_id"]))
         if lead is None:
             raise LookupError(f"no lead {body['lead_id']}")
+        action = str(body.get("action", "add"))
         content = {key: (lead | body)[key] for key in _STAGE_KEYS if key in lead | body}
         nested = {
-            "leads": {str(body.get("action", "add")): [content]},
+            "leads": {action: [content]},
             "account": {"id": account.id, "subdomain": account.subdomain},
         }
         sent = [

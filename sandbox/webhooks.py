@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import heapq
 import time
+import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -24,8 +25,12 @@ from sandbox.webhooks_log import Attempt, Delivery, DeliveryLog, entities_of
 from sandbox.webhooks_rules import BadAnswers, is_good, next_attempt
 
 _SLICE = 50  # changes that become bodies before others have their turn
+_STEP = (
+    2.0  # seconds of the clock within which deliveries that are due go out together when time is put forward
+)
 _GLANCE = 0.2  # real seconds after which the clock is looked at again: somebody may have moved it
 _Named = tuple[str, Item]
+_Told = tuple[str, Item, int]  # and when it happened
 
 
 class Webhooks:
@@ -108,21 +113,28 @@ class Webhooks:
         Args:
             most: Of so many changes at most; None = of all.
         """
-        parcels: dict[tuple[int, int], tuple[Account, Record, float, list[_Named]]] = {}
+        parcels: dict[tuple[int, int], tuple[Account, Record, list[_Told]]] = {}
         for _ in range(len(self._fresh) if most is None else min(most, len(self._fresh))):
             change = self._fresh.popleft()
-            items = list(items_of(change, odd_notes=self.settings.odd_notes))
+            items = self._items(change)
             for hook in change.account.webhooks:
-                wanted = [(name, item) for name, item in items if self._wants(hook, name)]
+                wanted = [(name, item, change.moment) for name, item in items if self._wants(hook, name)]
                 if wanted:
                     key = (change.account.id, hook["id"])
-                    parcel = parcels.setdefault(key, (change.account, hook, float(change.moment), []))
-                    parcel[3].extend(wanted)
-        for account, hook, moment, named in parcels.values():
-            while named:
+                    parcels.setdefault(key, (change.account, hook, []))[2].extend(wanted)
+        for account, hook, told in parcels.values():
+            while told:
                 size = self._dice.randint(1, self.settings.bundle) if self.settings.bundle > 1 else 1
-                self._make(account, hook, named[:size], moment)
-                del named[:size]
+                named = [(name, item) for name, item, _ in told[:size]]
+                self._make(account, hook, named, float(told[:size][-1][2]))
+                del told[:size]
+
+    def _items(self, change: Change) -> list[_Named]:
+        try:
+            return list(items_of(change, odd_notes=self.settings.odd_notes))
+        except Exception:  # noqa: BLE001 - a bug of the sandbox must be seen, and must not end the sending of all others
+            traceback.print_exc()
+            return []
 
     def _wants(self, hook: Record, name: str) -> bool:
         return name in hook["settings"] or (name == "lists" and self.settings.lists)
@@ -317,7 +329,7 @@ class Webhooks:
         end = self._clock() + seconds
         await self.settle(60)
         while self._heap and self._heap[0].due <= end and not self.settings.paused:
-            self._move_clock(max(self._clock(), self._heap[0].due))
+            self._move_clock(max(self._clock(), min(end, self._heap[0].due + _STEP)))
             await self.settle(60)
         self._move_clock(max(self._clock(), end))
         await self.settle(60)

@@ -26,15 +26,15 @@ class Client:
         Returns:
             The status, or 0, and why there was none.
         """
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        if parts.scheme != "http" or not (host in {"127.0.0.1", "::1"} or host.endswith("localhost")):
-            return NO_ANSWER, "not on loopback"
-        place = ("127.0.0.1" if host.endswith("localhost") else host, parts.port or 80)
-        lines = [f"POST {parts.path or '/'}{'?' + parts.query if parts.query else ''} HTTP/1.1"]
-        lines += [f"host: {parts.netloc}", *(f"{name}: {value}" for name, value in headers.items())]
-        raw = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
         try:
+            parts = urlsplit(url)
+            host = parts.hostname or ""
+            if parts.scheme != "http" or not (host in {"127.0.0.1", "::1"} or host.endswith("localhost")):
+                return NO_ANSWER, "not on loopback"
+            place = ("127.0.0.1" if host.endswith("localhost") else host, parts.port or 80)
+            lines = [f"POST {parts.path or '/'}{'?' + parts.query if parts.query else ''} HTTP/1.1"]
+            lines += [f"host: {parts.netloc}", *(f"{name}: {value}" for name, value in headers.items())]
+            raw = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
             async with asyncio.timeout(seconds):
                 return await self._exchange(place, raw), ""
         except TimeoutError:

@@ -42,7 +42,7 @@ class Delivery:
         entities: Word, action and id of everything in the body.
         body: The bytes.
         request_id: Value of X-amoCRM-RequestID.
-        made: When the change happened, on the sandbox's clock.
+        made: When the change (of several the last one) happened, on the sandbox's clock.
         due: When it is to be sent (again).
         repeats: Whether it is tried again after a bad answer.
         copy_of: Number of the delivery that it repeats byte for byte.

@@ -292,3 +292,26 @@ async def test_an_unknown_setting_or_kind_is_refused_in_words(api: Api) -> None:
     ):
         answer = await api.http.post(f"{api.sandbox.url}/_sandbox/{name}", json=body)
         assert (answer.status_code, words in answer.json()["error"]) == (400, True)
+
+
+async def test_a_destination_that_nobody_can_call_is_a_bad_answer_like_any_other(
+    api: Api, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    account = api.sandbox.account("acme")
+    for number, place in enumerate(
+        ("http://localhost:99999/", "http://127.0.0.1/привет", "ftp://localhost/"), 1
+    ):
+        account.webhooks.add(
+            {"id": number, "destination": place, "disabled": False, "settings": ["update_lead"]}
+        )
+    await touch(api)
+    await settled(api)
+    assert [len(delivery["attempts"]) for delivery in await log(api)] == [1, 1, 1]
+    account.webhooks.change(1, destination=f"{receiver.url}/")
+    world, held = api.sandbox.world, account.entities["leads"].get(first(api, "leads")) or {}
+    broken = held | {"custom_fields_values": [{"broken": 1}]}
+    world.announce(account, "leads", "update", before=broken, after=broken, user_id=0)
+    await touch(api)
+    await settled(api)
+    assert "KeyError" in capsys.readouterr().err
+    assert len(receiver.hits) == 1  # a bug with one change does not end the sending
