@@ -20,6 +20,10 @@ from blocks.connection import KommoConnection
 from blocks.names import block_name
 from tasks.errors import BlocksUnavailableError
 
+WITHIN = 15.0
+"""Seconds for one question to Prefect's server. Its own client goes on trying for a minute when the server is down and
+for six when it is silent, and a new pair of tokens must not be held in memory alone for so long."""
+
 
 class ConnectionBlocks(Protocol):
     """Reads and writes the connection blocks of orgs."""
@@ -82,9 +86,10 @@ class PrefectBlocks:
         """The org's block, or None if there is none."""
         try:
             client = await self._connected()
-            found = await client.read_block_document_by_name(
-                block_name(org), KommoConnection.get_block_type_slug(), include_secrets=True
-            )
+            async with asyncio.timeout(WITHIN):
+                found = await client.read_block_document_by_name(
+                    block_name(org), KommoConnection.get_block_type_slug(), include_secrets=True
+                )
         except ObjectNotFound:
             self._documents.pop(org, None)  # somebody else removed it: the next save makes a new one
             return None
@@ -96,53 +101,56 @@ class PrefectBlocks:
 
     async def save(self, org: str, block: KommoConnection) -> None:
         """Make or replace the org's block."""
-        async with self._saving:
-            await self._save(org, block)
-
-    async def _save(self, org: str, block: KommoConnection) -> None:
         try:
             client = await self._connected()
-            schema_id, type_id = await self._registered(client)
-            data = _plain(block)
-            known = self._documents.get(org)
-            if known is None:
-                try:
-                    made = await client.create_block_document(
-                        BlockDocumentCreate(
-                            name=block_name(org), data=data, block_schema_id=schema_id, block_type_id=type_id
-                        )
-                    )
-                except ObjectAlreadyExists:
-                    found = await client.read_block_document_by_name(
-                        block_name(org), KommoConnection.get_block_type_slug()
-                    )
-                    known = _Document(found.id, schema_id)
-                else:
-                    self._documents[org] = _Document(made.id, schema_id)
-                    return
-            await client.update_block_document(
-                known.id,
-                BlockDocumentUpdate(block_schema_id=schema_id, data=data, merge_existing_data=False),
-            )
-            self._documents[org] = _Document(known.id, schema_id)
+            # Waiting for the others' saves counts as well: they are waiting for the same server.
+            async with asyncio.timeout(WITHIN), self._saving:
+                await self._save(client, org, block)
         except Exception as error:  # noqa: BLE001 - Prefect raises what its HTTP library raises
             raise _unavailable("saved", error) from None
+
+    async def _save(self, client: PrefectClient, org: str, block: KommoConnection) -> None:
+        schema_id, type_id = await self._registered(client)
+        data = _plain(block)
+        known = self._documents.get(org)
+        if known is None:
+            try:
+                made = await client.create_block_document(
+                    BlockDocumentCreate(
+                        name=block_name(org), data=data, block_schema_id=schema_id, block_type_id=type_id
+                    )
+                )
+            except ObjectAlreadyExists:
+                found = await client.read_block_document_by_name(
+                    block_name(org), KommoConnection.get_block_type_slug()
+                )
+                known = _Document(found.id, schema_id)
+            else:
+                self._documents[org] = _Document(made.id, schema_id)
+                return
+        await client.update_block_document(
+            known.id,
+            BlockDocumentUpdate(block_schema_id=schema_id, data=data, merge_existing_data=False),
+        )
+        self._documents[org] = _Document(known.id, schema_id)
 
     async def delete(self, org: str) -> None:
         """Remove the org's block; nothing happens if there is none."""
         self._documents.pop(org, None)
         try:
             client = await self._connected()
-            found = await client.read_block_document_by_name(
-                block_name(org), KommoConnection.get_block_type_slug()
-            )
-            await client.delete_block_document(found.id)
+            async with asyncio.timeout(WITHIN):
+                found = await client.read_block_document_by_name(
+                    block_name(org), KommoConnection.get_block_type_slug()
+                )
+                await client.delete_block_document(found.id)
         except ObjectNotFound:
             return
         except Exception as error:  # noqa: BLE001 - Prefect raises what its HTTP library raises
             raise _unavailable("removed", error) from None
 
     async def _connected(self) -> PrefectClient:
+        """Prefect's client. Making it may start the small server of a laptop, which takes its own time."""
         if self._client is None:
             self._client = await self._stack.enter_async_context(get_client())
         return self._client

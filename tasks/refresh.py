@@ -15,6 +15,7 @@ the call with the old token: Kommo takes it as long as the new pair is unused [D
 is lost, and the connection says so instead of guessing.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -62,7 +63,7 @@ from tasks.errors import (
     RefreshUnknownError,
 )
 from tasks.outbox import integration_error
-from tasks.vault import HeldPair, Vault
+from tasks.vault import STORE_WITHIN, HeldPair, Vault
 
 MARGIN = timedelta(minutes=10)
 """How long before its end an access token is refreshed by whoever needs it."""
@@ -296,9 +297,10 @@ class Refresher:
         if held.in_block:
             return held  # the database is down: there is nothing to ask
         try:
-            if await self._vault.is_current(connection.org, held):
-                return held
-            return await self._vault.held(await self._connection(connection.org))
+            async with asyncio.timeout(STORE_WITHIN):
+                if await self._vault.is_current(connection.org, held):
+                    return held
+                return await self._vault.held(await self._connection(connection.org))
         except (StoreError, BlocksUnavailableError, OSError):
             return held
 
@@ -441,6 +443,7 @@ class Refresher:
     async def _quietly(action: Awaitable[object]) -> None:
         """Do what time would do as well: a claim ends, a state is put right by the next refresh."""
         try:
-            await action
+            async with asyncio.timeout(STORE_WITHIN):
+                await action
         except (StoreError, OSError) as error:
-            _log.warning("left to time: %s", error)
+            _log.warning("left to time: %s", str(error) or "the database is silent")

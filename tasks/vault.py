@@ -7,6 +7,7 @@ and the current pair is the end of the chain that these links form. A block that
 pair is thus no danger: the chain leads on from it.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,8 @@ from tasks.outbox import integration_connected
 
 KEEP_TRYING_SECONDS = 900.0
 """Seconds for which a pair that nobody else has is held on to while both the database and Prefect are down."""
+STORE_WITHIN = 10.0
+"""Seconds for one attempt at the store: one that has fallen silent must not keep a pair from the block."""
 _LONGEST_PAUSE = 2.0
 
 _log = logging.getLogger(__name__)
@@ -175,9 +178,10 @@ class Vault:
         until, pause = self._clock.monotonic() + KEEP_TRYING_SECONDS, 0.1
         while True:
             try:
-                await self._append(connection.org, pair, held)
+                async with asyncio.timeout(STORE_WITHIN):
+                    await self._append(connection.org, pair, held)
             except Exception as error:  # noqa: BLE001 - whatever ails the database, nobody else has this pair
-                _log.warning("the journal does not take a pair of %s: %s", connection.org, sentence_of(error))
+                _log.warning("the journal does not take a pair of %s: %s", connection.org, _why(error))
             else:
                 return held
             try:
@@ -213,14 +217,15 @@ class Vault:
                 return held
             held = replace(held, in_block=True)
         try:
-            if await self._promote(connection, held) is Promotion.GONE:
-                if await self._is_ended(connection.org):
-                    await self._withdraw(connection.org, held)
-                # The journal was down when the pair came, so that only the block has it: now it gets it.
-                await self._append(connection.org, _pair_of(held, self._clock.now()), held)
-                await self._promote(connection, held)
+            async with asyncio.timeout(STORE_WITHIN):
+                if await self._promote(connection, held) is Promotion.GONE:
+                    if await self._is_ended(connection.org):
+                        await self._withdraw(connection.org, held)
+                    # The journal was down when the pair came, so that only the block has it: now it gets it.
+                    await self._append(connection.org, _pair_of(held, self._clock.now()), held)
+                    await self._promote(connection, held)
         except (StoreError, OSError) as error:
-            _log.warning("the store is behind the block of %s: %s", connection.org, error)
+            _log.warning("the store is behind the block of %s: %s", connection.org, _why(error))
         return held
 
     async def _promote(self, connection: ConnectionRecord, held: HeldPair) -> Promotion:
@@ -267,6 +272,12 @@ class Vault:
     def _open(self, row: JournalRow) -> HeldPair:
         pair = TokenPair.from_json(self._sealer.open(row.sealed))
         return HeldPair.of(pair, row.host, row.account_id)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"The database has not answered for {STORE_WITHIN:.0f} s."
+    return sentence_of(error)
 
 
 def block_of(connection: ConnectionRecord, held: HeldPair, scopes: Sequence[str]) -> KommoConnection:

@@ -8,6 +8,7 @@ import pytest
 from sandbox import Sandbox, running_sandbox
 from store.database import Database
 from tests.syncing import quiet_config
+from tests.tokens.process import Wish
 from tests.tokens.support import FileBlocks, Installation, app_of
 
 
@@ -30,3 +31,16 @@ async def here(
     async with Database.open(*database_place) as database:
         await database.ensure()
         yield Installation(database, FileBlocks(folder), app_of(kommo))
+
+
+@pytest.fixture
+def wish(kommo: Sandbox, here: Installation, database_place: tuple[str, str], tmp_path: Path) -> Wish:
+    """What a process of the tests is to do, before they say more."""
+    del here
+    known = kommo.world.integration
+    app = {
+        "client_id": known.client_id,
+        "client_secret": known.client_secret,
+        "redirect_uri": known.redirect_uri,
+    }
+    return Wish(database_place, str(tmp_path / "blocks"), app, 0.0)

@@ -7,17 +7,20 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks.app import KommoApp
+from kommo.clock import SystemClock
 from store.database import Database
 from tasks.attempt import Step
+from tasks.credentials import PrefectBlocks
 from tests.tokens.support import FileBlocks, Installation, OffsetClock
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -37,6 +40,8 @@ class Wish:
         claim_seconds: How long a claim lasts.
         die_at: Kill ourselves when this step is reached.
         stop_at: Stop ourselves (SIGSTOP) when this step is reached, once.
+        prefect: Address of a Prefect server's API that keeps the blocks instead of the folder; all waiting takes its
+            time then, as it does with real servers.
     """
 
     place: tuple[str, str]
@@ -47,6 +52,7 @@ class Wish:
     claim_seconds: float = 1.0
     die_at: Step | None = None
     stop_at: Step | None = None
+    prefect: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,13 @@ def digest(token: SecretStr) -> str:
     return hashlib.sha256(token.get_secret_value().encode()).hexdigest()[:16]
 
 
+class PatientClock(OffsetClock):
+    """Backing off takes its time."""
+
+    async def sleep(self, seconds: float) -> None:
+        await SystemClock.sleep(self, seconds)
+
+
 def _work(wish: Wish, pipe: "Connection[Any, Any]") -> None:
     steps: dict[str, float] = {}
 
@@ -75,15 +88,18 @@ def _work(wish: Wish, pipe: "Connection[Any, Any]") -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
 
     async def work() -> str:
-        async with Database.open(*wish.place) as database:
-            here = Installation(
-                database, FileBlocks(Path(wish.folder)), _app(wish.app), OffsetClock(wish.offset)
-            )
-            async with here.refresher(reached=reached, claim_seconds=wish.claim_seconds) as refresher:
+        async with Database.open(*wish.place) as database, AsyncExitStack() as stack:
+            clock = PatientClock(wish.offset) if wish.prefect else OffsetClock(wish.offset)
+            here = Installation(database, FileBlocks(Path(wish.folder)), _app(wish.app), clock)
+            blocks = await stack.enter_async_context(PrefectBlocks()) if wish.prefect else None
+            async with here.refresher(
+                reached=reached, claim_seconds=wish.claim_seconds, blocks=blocks
+            ) as refresher:
                 return digest((await refresher.fresh(wish.org)).pair.access_token)
 
     try:
-        pipe.send((asyncio.run(work()), None, steps))
+        with temporary_settings({PREFECT_API_URL: wish.prefect} if wish.prefect else {}):
+            pipe.send((asyncio.run(work()), None, steps))
     except Exception as error:  # noqa: BLE001 - told to the test
         pipe.send((None, f"{type(error).__name__}: {error}", steps))
 

@@ -23,6 +23,7 @@ from sandbox.oauth_pages import callback_url
 from store.connections import ConnectionRecord, get_connection, put_connection
 from store.database import Database
 from tasks.attempt import Announce, Reached
+from tasks.credentials import ConnectionBlocks
 from tasks.errors import BlocksUnavailableError
 from tasks.refresh import Refresher
 from tasks.vault import HeldPair, Vault
@@ -101,9 +102,12 @@ class Installation:
     app: KommoApp
     clock: OffsetClock = field(default_factory=OffsetClock)
 
+    def vault_with(self, blocks: ConnectionBlocks) -> Vault:
+        return Vault(database=self.database, blocks=blocks, sealer=self.app.sealer(), clock=self.clock)
+
     @property
     def vault(self) -> Vault:
-        return Vault(database=self.database, blocks=self.blocks, sealer=self.app.sealer(), clock=self.clock)
+        return self.vault_with(self.blocks)
 
     @asynccontextmanager
     async def refresher(
@@ -113,6 +117,7 @@ class Installation:
         claim_seconds: float = 60.0,
         announce: Announce | None = None,
         transport: Transport | None = None,
+        blocks: ConnectionBlocks | None = None,
     ) -> AsyncIterator[Refresher]:
         oauth = OAuthClient(
             self.app.oauth(),
@@ -124,7 +129,7 @@ class Installation:
         async with oauth:
             yield Refresher(
                 database=self.database,
-                vault=self.vault,
+                vault=self.vault_with(blocks or self.blocks),
                 oauth=oauth,
                 clock=self.clock,
                 owner=f"test:{os.getpid()}",

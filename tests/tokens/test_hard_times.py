@@ -44,6 +44,30 @@ async def test_t2_a_pair_is_held_on_to_whatever_ails_the_database(
     assert works(kommo, found.pair)
 
 
+async def test_t2_a_database_that_has_fallen_silent_does_not_keep_the_pair_from_the_block(
+    here: Installation, kommo: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No error ends the wait for a host that is not there any more, only time does."""
+    await connected(here, kommo)
+    a_day_passes(kommo, here)
+
+    async def silence(*_: Any, **__: Any) -> Any:
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.vault.STORE_WITHIN", 0.05)
+        patch.setattr("tasks.refresh.STORE_WITHIN", 0.05)
+        for name in ("vault.append_pair", "vault.promote", "refresh.release"):
+            patch.setattr(f"tasks.{name}", silence)
+        async with asyncio.timeout(5), here.refresher() as refresher:
+            found = await refresher.fresh("acme")
+    assert works(kommo, found.pair)
+    block = await here.blocks.load("acme")
+    assert block is not None
+    assert block.access_token == found.pair.access_token
+    assert (await here.held()).fingerprint == found.pair.fingerprint
+
+
 async def test_t2_a_pair_got_with_a_spare_one_is_kept_before_anything_else(
     here: Installation, kommo: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -19,18 +18,6 @@ pytestmark = pytest.mark.proof
 PROCESSES = 20
 CLAIM_SECONDS = 1.5
 AROUND_THE_ANSWER: tuple[Step, ...] = ("calling", "answered", "journalled")
-
-
-@pytest.fixture
-def wish(kommo: Sandbox, here: Installation, database_place: tuple[str, str], tmp_path: Path) -> Wish:
-    del here
-    known = kommo.world.integration
-    app = {
-        "client_id": known.client_id,
-        "client_secret": known.client_secret,
-        "redirect_uri": known.redirect_uri,
-    }
-    return Wish(database_place, str(tmp_path / "blocks"), app, 0.0)
 
 
 def _now(wish: Wish, here: Installation, *, die_at: Step | None = None, stop_at: Step | None = None) -> Wish:
