@@ -7,7 +7,7 @@ module level.
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 import asyncpg
 from sqlalchemy import Table, text
@@ -61,6 +61,9 @@ class Database:
     def __init__(self, address: Address, engine: AsyncEngine) -> None:
         self.address = address
         self.engine = engine
+        # SQLite lets whoever waits for its write lock sleep and look again, up to 0.1 s each time; this process's own
+        # writers need not, they can stand in a line.
+        self._line: asyncio.Lock | None = asyncio.Lock() if address.file else None
 
     def __repr__(self) -> str:
         return f"Database({self.address.shown!r}, schema={self.address.schema!r})"
@@ -106,7 +109,7 @@ class Database:
             DatabaseUnavailableError: the database does not answer.
             DatabaseForbiddenError: it refuses us.
         """
-        async with self._connected() as connection:
+        async with self._line or nullcontext(), self._connected() as connection:
             with self._own_errors(DBAPIError):
                 if durable:
                     await connection.execution_options(**{DURABLE: True})

@@ -256,8 +256,11 @@ async def heard_of(db: Database, org: str, entity: str, entity_ids: Sequence[str
         wanted = given_rows(connection, {"entity_id": CleanText}, [(one,) for one in set(entity_ids)])
         query = (
             select(EVENTS.c.entity_id, func.max(EVENTS.c.occurred_at), func.max(EVENTS.c.received_at))
-            .join(wanted, wanted.c.entity_id == EVENTS.c.entity_id)
-            .where(EVENTS.c.org == org, EVENTS.c.entity == entity)
+            .where(
+                EVENTS.c.org == org,
+                EVENTS.c.entity == entity,
+                EVENTS.c.entity_id.in_(select(wanted.c.entity_id)),
+            )
             .group_by(EVENTS.c.entity_id)
         )
         return {row[0]: Heard(row[1], row[2]) for row in await connection.execute(query)}

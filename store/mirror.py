@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, and_, case, literal, select, update
 from sqlalchemy import text as sql
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database, insert_on
@@ -239,7 +240,7 @@ async def mark_gone(
         gone = given_rows(connection, _ONE_OF, [(one,) for one in going])
         await connection.execute(
             update(_TABLE)
-            .where(_these(org, entity), _TABLE.c.record_id == gone.c.record_id)
+            .where(_these(org, entity), _TABLE.c.record_id.in_(select(gone.c.record_id)))
             .values(state=state, state_since=now, read_at=now, source=source)
         )
     return changed | going
@@ -285,7 +286,7 @@ async def record_states(
     async with db.read() as connection:
         if ids is not None:
             given = given_rows(connection, _ONE_OF, [(one,) for one in set(ids)])
-            query = query.join(given, given.c.record_id == _TABLE.c.record_id)
+            query = query.where(_TABLE.c.record_id.in_(select(given.c.record_id)))
         found = await connection.execute(query)
         return {row[0]: Facts(*row[1:]) for row in found}
 
@@ -293,6 +294,17 @@ async def record_states(
 async def _insert_unknown(
     connection: AsyncConnection, place: _Place, rows: Sequence[tuple[Any, ...]]
 ) -> set[int]:
+    statement = (
+        _insert_given(connection, place, rows)
+        .on_conflict_do_nothing(index_elements=["org", "entity", "record_id"])
+        .returning(_TABLE.c.record_id)
+    )
+    return set((await connection.execute(statement)).scalars())
+
+
+def _insert_given(
+    connection: AsyncConnection, place: _Place, rows: Sequence[tuple[Any, ...]]
+) -> postgresql.Insert | sqlite.Insert:
     given = given_rows(connection, _COLUMNS, rows)
     values = {
         "org": literal(place.org, CleanText()),
@@ -301,18 +313,12 @@ async def _insert_unknown(
         "state_since": literal(place.now, UTCDateTime()),
         "source": literal(place.source, CleanText()),
     }
-    statement = (
-        insert_on(connection, _TABLE)
-        .from_select(
-            [*_COLUMNS, *values],
-            # Without a condition SQLite would take ON CONFLICT for the condition of a join.
-            select(*(given.c[name] for name in _COLUMNS), *values.values()).where(sql("true")),
-            include_defaults=False,
-        )
-        .on_conflict_do_nothing(index_elements=["org", "entity", "record_id"])
-        .returning(_TABLE.c.record_id)
+    return insert_on(connection, _TABLE).from_select(
+        [*_COLUMNS, *values],
+        # Without a condition SQLite would take ON CONFLICT for the condition of a join.
+        select(*(given.c[name] for name in _COLUMNS), *values.values()).where(sql("true")),
+        include_defaults=False,
     )
-    return set((await connection.execute(statement)).scalars())
 
 
 async def _lock(connection: AsyncConnection, org: str, entity: str, ids: Sequence[int]) -> dict[int, Facts]:
@@ -328,19 +334,15 @@ async def _lock(connection: AsyncConnection, org: str, entity: str, ids: Sequenc
 
 async def _replace(connection: AsyncConnection, place: _Place, rows: Sequence[tuple[Any, ...]]) -> None:
     """Also what did not change: an answer that was asked for before this one must not win over it."""
-    given = given_rows(connection, _COLUMNS, rows)
-    since = case(
-        (_TABLE.c.state == RecordState.PRESENT, _TABLE.c.state_since),
-        else_=literal(place.now, UTCDateTime()),
-    )
+    # They are all there and locked. An insertion that conflicts finds each by the primary key on either database; of an
+    # update from the given rows SQLite believes that it is cheaper to go through all records for each of them.
+    insert = _insert_given(connection, place, rows)
+    new = insert.excluded
+    since = case((_TABLE.c.state == RecordState.PRESENT, _TABLE.c.state_since), else_=new.state_since)
+    changed = {name: new[name] for name in (*_COLUMNS, "state", "source") if name != "record_id"}
     await connection.execute(
-        update(_TABLE)
-        .where(_these(place.org, place.entity), _TABLE.c.record_id == given.c.record_id)
-        .values(
-            **{name: given.c[name] for name in _COLUMNS if name != "record_id"},
-            state=RecordState.PRESENT,
-            state_since=since,
-            source=place.source,
+        insert.on_conflict_do_update(
+            index_elements=["org", "entity", "record_id"], set_={**changed, "state_since": since}
         )
     )
 
