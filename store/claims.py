@@ -117,15 +117,6 @@ async def note_step(
         )
 
 
-async def still_ours(
-    db: Database, claim: Claim, *, seconds: float = 0.0, now: SecondsClock = time.time
-) -> bool:
-    """Whether the claim is held and lasts for more than so many seconds yet: the gate before a call to Kommo."""
-    async with db.read() as connection:
-        query = select(_TABLE.c.org).where(_mine(claim), _lasts(connection, seconds, now))
-        return (await connection.execute(query)).first() is not None
-
-
 async def release(db: Database, claim: Claim, step: str = IDLE, *, now: SecondsClock = time.time) -> bool:
     """Give the claim back, if nobody else took it since.
 

@@ -9,11 +9,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, delete, select, update
+from sqlalchemy import ColumnElement, case, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.audit import AuditNote, add_audit
-from store.claims import revoke_claim
 from store.connection_records import (
     LONG_LIVED,
     PAIR,
@@ -38,7 +37,6 @@ __all__ = [
     "ConnectionPage",
     "ConnectionRecord",
     "ConnectionState",
-    "delete_connection",
     "due_connections",
     "find_connections",
     "get_connection",
@@ -127,9 +125,7 @@ async def put_connection(
         "reason_code": reason_code,
         "updated_at": now,
     }
-    insert = db.insert(_TABLE).values(
-        org=org, created_at=now, state_since=now, token_serial=0 if token_fingerprint is None else 1, **facts
-    )
+    insert = db.insert(_TABLE).values(org=org, created_at=now, state_since=now, token_serial=1, **facts)
     new = insert.excluded
     since = case((_TABLE.c.state == new.state, _TABLE.c.state_since), else_=new.state_since)
     statement = insert.on_conflict_do_update(
@@ -137,7 +133,7 @@ async def put_connection(
         set_={
             **{name: new[name] for name in facts},
             "state_since": since,
-            "token_serial": _TABLE.c.token_serial + new.token_serial,
+            "token_serial": _TABLE.c.token_serial + 1,
         },
     ).returning(_TABLE)
     async with db.begin() as connection:
@@ -154,6 +150,7 @@ async def set_state(
     reason: str | None = None,
     *,
     reason_code: str | None = None,
+    serial: int | None = None,
     events: Sequence[OutboxEvent] = (),
     audit: AuditNote | None = None,
     now: datetime,
@@ -168,6 +165,7 @@ async def set_state(
         state: see `ConnectionState`.
         reason: why, a sentence without secrets.
         reason_code: the same as a word for programs.
+        serial: the token that this is about, as `token_serial` numbers it: nothing is written if it was replaced.
         events: what to tell the product; written only if the state changed, in the same transaction.
         audit: what to write down about it; likewise.
         now: the present time.
@@ -179,14 +177,16 @@ async def set_state(
         UnknownConnectionError: the org has no connection.
     """
     values = {"reason": reason, "reason_code": reason_code, "updated_at": now}
+    mine = _TABLE.c.org == org
+    about = mine if serial is None else mine & (_TABLE.c.token_serial == serial)
     async with db.begin() as connection:
-        changed = await _change(connection, _TABLE.c.org == org, state, values, now)
-        if changed is None:
+        changed = await _change(connection, about, state, values, now)
+        if changed is None and not await _is_there(connection, mine):
             raise unknown_connection(org)
         if changed:
             await add_events(connection, events, now)
             await _add_audit(connection, org, audit, now)
-        return changed
+        return bool(changed)
 
 
 async def mark_attempt_failed(
@@ -234,7 +234,7 @@ async def mark_attempt_failed(
     async with db.begin() as connection:
         changed = await _change(connection, as_seen, state, values, now)
         if changed is None:
-            if (await connection.execute(select(_TABLE.c.org).where(mine))).first() is None:
+            if not await _is_there(connection, mine):
                 raise unknown_connection(org)
             return AttemptNoted.MOVED_ON
         if not changed:
@@ -285,36 +285,6 @@ async def rehome(
         return True
 
 
-async def delete_connection(
-    db: Database,
-    org: str,
-    *,
-    events: Sequence[OutboxEvent] = (),
-    audit: AuditNote | None = None,
-    now: datetime,
-) -> bool:
-    """Remove an org's connection; a refresh that is under way loses its claim. Journal and history stay.
-
-    Args:
-        db: the store.
-        org: the product's tenant.
-        events: what to tell the product; written only if it was there, in the same transaction.
-        audit: what to write down about it; likewise.
-        now: the present time.
-
-    Returns:
-        Whether it was there.
-    """
-    async with db.begin() as connection:
-        found = await connection.execute(delete(_TABLE).where(_TABLE.c.org == org))
-        if found.rowcount == 0:
-            return False
-        await revoke_claim(connection, org, now)
-        await add_events(connection, events, now)
-        await _add_audit(connection, org, audit, now)
-        return True
-
-
 async def note_sync(db: Database, org: str, run_id: str, *, now: datetime) -> None:
     """Remember the newest run that completed.
 
@@ -350,6 +320,10 @@ async def _change(
             return True
     same = await connection.execute(update(_TABLE).where(which).values(**values))
     return False if same.rowcount else None
+
+
+async def _is_there(connection: AsyncConnection, which: ColumnElement[bool]) -> bool:
+    return (await connection.execute(select(_TABLE.c.org).where(which))).first() is not None
 
 
 def _has_child(org: str, fingerprint: str) -> ColumnElement[bool]:

@@ -35,7 +35,6 @@ __all__ = [
     "reseal",
     "sealed_rows",
     "spare_pairs",
-    "unpromoted_orgs",
 ]
 
 _TABLE = table_of(TokenJournalRow)
@@ -248,35 +247,6 @@ async def mark_dead(db: Database, org: str, fingerprint: str, now: datetime) -> 
             .values(dead_at=now)
         )
         return found.rowcount == 1
-
-
-async def unpromoted_orgs(db: Database, limit: int = 100, *, after: str | None = None) -> list[str]:
-    """The orgs whose current pair lies in the journal and not in the block yet, in their order.
-
-    Some process died between the two. Spare pairs beside the current one do not count.
-
-    Args:
-        db: the store.
-        limit: at most so many.
-        after: the last org of the page before.
-    """
-    current = _CONNECTION.c.token_fingerprint
-    query = (
-        select(_TABLE.c.org)
-        .distinct()
-        .join(_CONNECTION, _CONNECTION.c.org == _TABLE.c.org)
-        .where(
-            _TABLE.c.promoted_at.is_(None),
-            _TABLE.c.dead_at.is_(None),
-            or_(_TABLE.c.used == current, _TABLE.c.fingerprint == current),
-        )
-        .order_by(_TABLE.c.org)
-        .limit(limit)
-    )
-    if after is not None:
-        query = query.where(_TABLE.c.org > after)
-    async with db.read() as connection:
-        return list((await connection.execute(query)).scalars())
 
 
 async def sealed_rows(db: Database, after_id: int = 0, limit: int = 100) -> list[JournalRow]:

@@ -53,6 +53,10 @@ async def _settle_state(session: SyncSession, states: set[str], reason: str | No
     connection = await get_connection(session.database, session.org)
     if connection.state == ConnectionState.DISCONNECTED:
         return
+    if connection.token_kind != session.connection.token_kind:
+        return  # its credentials were replaced meanwhile, and about the new ones this sync knows nothing
+    # A pair is replaced again and again and stays the same consent; another long-lived token is another one.
+    serial = None if connection.token_kind == PAIR else session.connection.token_serial
     # Of a pair's token only its refresh can say that it is dead (T4).
     if "reauthorization_required" in states and connection.token_kind != PAIR:
         if connection.state != "reauthorization_required":
@@ -62,6 +66,7 @@ async def _settle_state(session: SyncSession, states: set[str], reason: str | No
                 "reauthorization_required",
                 reason,
                 reason_code="token_refused",
+                serial=serial,
                 events=[integration_error(session.org, "token_refused", reason or "")],
                 now=now,
             )
@@ -70,9 +75,17 @@ async def _settle_state(session: SyncSession, states: set[str], reason: str | No
     ):
         return
     elif states:
-        await set_state(session.database, session.org, "degraded", reason, reason_code="sync_failed", now=now)
+        await set_state(
+            session.database,
+            session.org,
+            "degraded",
+            reason,
+            reason_code="sync_failed",
+            serial=serial,
+            now=now,
+        )
     elif reason is None:
-        await set_state(session.database, session.org, "connected", None, now=now)
+        await set_state(session.database, session.org, "connected", None, serial=serial, now=now)
 
 
 async def conclude_sync(session: SyncSession, scope: Scope, outcomes: Outcomes) -> SyncReport:

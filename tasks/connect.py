@@ -77,8 +77,10 @@ async def connect_with_token(
                 await _remember_failure(database, org, domain, error, clock)
             raise
         _same_account(org, before, account, block.host, replace=replace)
-        async with _no_refresh(database, org, before, clock):
-            await block.asave(name, overwrite=True)
+        async with _no_refresh(database, org, before, clock), PrefectBlocks() as blocks:
+            # Not over the block of a pair: only a new one is safe from a refresh that was stopped before its save.
+            replaces_pair = before is not None and before.token_kind == PAIR
+            await (blocks.put_anew if replaces_pair else blocks.save)(org, block)
             connection = await put_connection(
                 database,
                 org=org,

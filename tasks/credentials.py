@@ -136,6 +136,14 @@ class PrefectBlocks:
         )
         self._documents[org] = _Document(known.id, schema_id)
 
+    async def put_anew(self, org: str, block: KommoConnection) -> None:
+        """Make the org's block anew, in place of the one that is there.
+
+        Whoever wants to save over the one that was there, and was held up since it read it, finds it gone.
+        """
+        await self.delete(org)
+        await self.save(org, block)
+
     async def delete(self, org: str) -> None:
         """Remove the org's block; nothing happens if there is none."""
         self._documents.pop(org, None)

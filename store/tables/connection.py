@@ -19,8 +19,8 @@ class Connection(StoreModel, table=True):
     """One org's connection to Kommo, without its secrets.
 
     `token_fingerprint` is that of the pair last known as the current one, NULL for a long-lived token;
-    `token_serial` counts the pairs, `refresh_attempts` the failures in a row. Before `next_refresh_at` nobody
-    tries to refresh again.
+    `token_serial` counts the tokens that it has had, pairs and long-lived ones, `refresh_attempts` the failures in a
+    row. Before `next_refresh_at` nobody tries to refresh again.
     """
 
     __tablename__ = "connection"

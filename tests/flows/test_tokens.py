@@ -33,13 +33,20 @@ from store.snapshots import read_snapshot
 from store.token_journal import chain
 from tasks import conclude
 from tasks.app import DEFAULT_NAME, find_app, require_app
-from tasks.connect import connect_with_code
+from tasks.connect import connect_with_code, connect_with_token
 from tasks.credentials import PrefectBlocks
 from tasks.disconnect import confirm_uninstall
-from tasks.errors import AppIncompleteError, RefreshRunFailedError, SyncFailedError, WrongAccountError
+from tasks.errors import (
+    AppIncompleteError,
+    BlocksUnavailableError,
+    RefreshRunFailedError,
+    SyncFailedError,
+    WrongAccountError,
+)
 from tasks.installation import open_database
 from tasks.keys import encryption_warning, rotate_keys
-from tasks.session import open_refresher
+from tasks.scopes import Group, Scope
+from tasks.session import open_refresher, open_sync_session
 from tasks.status import fleet_status, org_status
 from tasks.vault import HeldPair, Vault
 from tests.syncing import connect, quiet_config
@@ -287,6 +294,41 @@ async def test_a_refresh_that_is_under_way_does_not_overwrite_a_long_lived_token
         block = cast("KommoConnection", await KommoConnection.aload(block_name("acme")))
         assert block.access_token.get_secret_value() == account.admin_token
         assert (await get_connection(database, "acme")).token_kind == "long_lived"
+
+
+async def test_a_refresh_that_was_stopped_right_before_its_save_does_not_overwrite_a_long_lived_token(
+    installation: Settings, kommo: Sandbox
+) -> None:
+    account = next(one for one in kommo.accounts if one.subdomain == "acme")
+    async with open_database(installation) as database, PrefectBlocks() as stopped:
+        await consent(kommo, database)
+        of_the_pair = await stopped.load("acme")
+        assert of_the_pair is not None
+        await connect_with_token("acme", account.host, SecretStr(account.admin_token), installation)
+        with pytest.raises(BlocksUnavailableError):
+            await stopped.save("acme", of_the_pair)
+        async with PrefectBlocks() as blocks:
+            block = await blocks.load("acme")
+        assert block is not None
+        assert block.access_token.get_secret_value() == account.admin_token
+
+
+async def test_t4_a_sync_with_the_token_before_does_not_end_the_one_that_replaced_it(
+    installation: Settings, kommo: Sandbox
+) -> None:
+    account = next(one for one in kommo.accounts if one.subdomain == "acme")
+    token = SecretStr(account.admin_token)
+    async with open_database(installation) as database:
+        await connect_with_token("acme", account.host, token, installation)
+        async with open_sync_session("acme", Scope.FUNNELS, installation) as session:
+            await connect_with_token("acme", account.host, token, installation)
+            refused: dict[Any, Any] = {Group.PIPELINES: KommoError(ErrorKind.UNAUTHORIZED, status=401)}
+            report = await conclude.conclude_sync(session, Scope.FUNNELS, refused)
+            assert report.state == "failed"
+            assert (await get_connection(database, "acme")).state == "connected"
+        async with open_sync_session("acme", Scope.FUNNELS, installation) as session:
+            await conclude.conclude_sync(session, Scope.FUNNELS, refused)
+        assert (await get_connection(database, "acme")).state == "reauthorization_required"
 
 
 async def test_a_block_that_somebody_removed_is_made_anew(installation: Settings, kommo: Sandbox) -> None:

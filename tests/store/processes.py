@@ -16,7 +16,7 @@ from sqlalchemy import event
 from store.audit import AuditNote
 from store.backlog import end_turn, pending_events, settle, take_turn
 from store.budget import DatabaseBudget
-from store.claims import holder, note_step, release, still_ours, take_claim
+from store.claims import holder, note_step, release, take_claim
 from store.connections import mark_attempt_failed, set_state
 from store.database import Database
 from store.inbox import save_deliveries
@@ -137,7 +137,7 @@ async def hold_and_wake(db: Database, org: str, seconds: str) -> None:
     assert claim is not None
     await _all_are_ready()
     told = {
-        "ours": await still_ours(db, claim),
+        "ours": await note_step(db, claim, "awake", seconds=0.0),
         "noted": await note_step(db, claim, "woken up"),
         "released": await release(db, claim),
     }

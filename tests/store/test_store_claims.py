@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from store.claims import LONGEST_CLAIM, Claim, holder, note_step, release, still_ours, take_claim
+from store.claims import LONGEST_CLAIM, Claim, holder, note_step, release, take_claim
 from store.database import Database
 from store.tables import RefreshClaimRow, table_of
 from tests.store.builders import run_many, start_process
@@ -68,7 +68,6 @@ _LATE: list[Callable[[Database, Claim], Coroutine[Any, Any, bool]]] = [
     lambda db, claim: note_step(db, claim, "late", seconds=0.0),
     release,
     lambda db, claim: release(db, claim, "late"),
-    still_ours,
 ]
 
 
@@ -92,14 +91,11 @@ async def test_t1_whoever_lost_the_claim_is_told_so_and_changes_nothing(
 
 async def test_t1_the_gate_is_open_only_while_enough_of_the_claim_is_left(db: Database) -> None:
     claim = await _taken(db, seconds=30.0)
-    assert await still_ours(db, claim)
-    assert await still_ours(db, claim, seconds=20.0)
-    assert not await still_ours(db, claim, seconds=30.0)
     assert await note_step(db, claim, "calling", "fp-1", seconds=20.0)
     assert not await note_step(db, claim, "too late", seconds=30.0)
     assert (await _row(db))["step"] == "calling"
     assert await release(db, claim)
-    assert not await still_ours(db, claim)
+    assert not await note_step(db, claim, "too late", seconds=0.0)
 
 
 async def test_after_its_end_a_claim_that_nobody_took_opens_no_gate_but_still_says_how_it_ended(
@@ -107,7 +103,6 @@ async def test_after_its_end_a_claim_that_nobody_took_opens_no_gate_but_still_sa
 ) -> None:
     claim = await _taken(db, seconds=0.05)
     await asyncio.sleep(0.06)
-    assert not await still_ours(db, claim)
     assert not await note_step(db, claim, "calling", seconds=0.0)
     assert await note_step(db, claim, "answered", "fp-1")
     assert await release(db, claim)
@@ -132,7 +127,7 @@ async def test_a_clock_that_was_set_back_locks_nobody_out(db: Database) -> None:
     assert await holder(db, "acme", now=lambda: clock[0]) == 0.0
     assert await take_claim(db, "acme", "two", 60.0, now=lambda: clock[0]) is not None
     assert first is not None
-    assert not await still_ours(db, first, now=lambda: clock[0])
+    assert not await note_step(db, first, "late", now=lambda: clock[0])
 
 
 async def test_the_clock_of_a_process_does_not_count_on_postgresql(db: Database) -> None:
@@ -142,7 +137,7 @@ async def test_the_clock_of_a_process_does_not_count_on_postgresql(db: Database)
     assert claim is not None
     assert abs(claim.until - time.time() - 60.0) < 10.0
     assert await take_claim(db, "acme", "two", 60.0, now=lambda: 9e9) is None
-    assert await still_ours(db, claim, now=lambda: 9e9)
+    assert await note_step(db, claim, "calling", seconds=0.0, now=lambda: 9e9)
 
 
 async def test_t1_of_many_tasks_that_want_it_at_once_one_gets_it(db: Database) -> None:
@@ -192,4 +187,4 @@ async def test_t3_a_stopped_holder_that_wakes_up_after_its_end_finds_the_claim_l
     process.send_signal(signal.SIGCONT)
     output, errors = await process.communicate(b"go on\n")
     assert json.loads(output) == {"ours": False, "noted": False, "released": False}, errors.decode()
-    assert await still_ours(db, following)
+    assert await note_step(db, following, "calling", seconds=0.0)

@@ -23,7 +23,6 @@ from store.token_journal import (
     promote,
     reseal,
     sealed_rows,
-    unpromoted_orgs,
 )
 from tests.store.builders import minutes
 
@@ -267,25 +266,6 @@ async def test_a_new_pair_ends_the_states_that_spoke_of_its_lack(
     assert (found.state_since == minutes(2)) is settled
     told = [one.event_id for one in await list_outbox(db)]
     assert told == ([told_of.event_id] if state == "reauthorization_required" else [])
-
-
-async def test_t3_orgs_whose_newest_pair_never_came_to_the_block_are_found(db: Database) -> None:
-    orgs = [f"org-{number}" for number in range(5)]
-    for org in orgs:
-        await connect(db, org=org)
-    assert await unpromoted_orgs(db) == []
-    await append(db, "a", "b", org="org-0")  # its process died between the journal and the block
-    await append(db, "code:2", "r", org="org-1", current=True)  # likewise, with a new consent
-    for fingerprint in "bc":
-        await append(db, "a", fingerprint, org="org-2")
-    await step_on(db, "c", org="org-2")  # b is a spare now
-    await append(db, "a", "b", org="org-3")
-    await mark_dead(db, "org-3", "b", minutes(1))
-    await append(db, "a", "b", org="org-4")
-    await append(db, "b", "c", org="org-4")
-    await append(db, "code:1", "a", org="nobody")
-    assert await unpromoted_orgs(db) == ["org-0", "org-1", "org-4"]
-    assert await unpromoted_orgs(db, 1, after="org-0") == ["org-1"]
 
 
 async def test_keys_are_rotated_over_all_rows_and_a_row_that_changed_meanwhile_is_left(db: Database) -> None:
