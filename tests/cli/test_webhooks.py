@@ -1,32 +1,35 @@
 """`kommo webhooks` and `kommo backlog`: what waits, what was given up, and trying it again."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from blocks.settings import Settings
 from store.backlog import Failure, end_turn, fail_events, take_turn
 from store.database import Database
-from tasks.installation import open_database
 from tests.cli.support import Cli
 from tests.webhooks.backlog_support import deliver, happening, inbox, types_told
 
 
 @pytest.mark.seconds(8)
 async def test_dead_letters_can_be_seen_replayed_and_worked_off_from_the_command_line(
-    cli: Cli, installation: Settings
+    sqlite_cli: Cli, home: Path
 ) -> None:
-    async with open_database(installation) as database:
+    cli, place = sqlite_cli, f"sqlite:///{home}/kommo.db"
+    async with Database.open(place) as database:
+        await database.ensure()
         await deliver(database, "acme", happening("messages", "add", "a-b", text="Hello"))
         await deliver(database, "acme", happening("leads", "update", "not-a-number"))
         await _give_up(database)
         letter = next(event for event in await inbox(database) if event.state == "dead")
-    backlog, dead, shown, refused = cli.together(
+    backlog, dead, shown, refused, unknown = cli.together(
         ("webhooks", "backlog", "--json"),
         ("webhooks", "dead", "--json"),
         ("webhooks", "show", str(letter.id), "--json"),
         ("webhooks", "replay"),
+        ("webhooks", "show", "999999"),
     )
+    assert (unknown.code, "There is no event 999999" in unknown.sentence) == (1, True)
     [row] = backlog.answer
     assert (row["org"], row["pending"], row["dead"]) == ("acme", 1, 1)
     [one] = dead.answer
@@ -35,17 +38,15 @@ async def test_dead_letters_can_be_seen_replayed_and_worked_off_from_the_command
     assert shown.answer["event"]["entity_id"] == "not-a-number"
     assert shown.answer["delivery"]["delivery_id"] == letter.delivery_id
     assert (refused.code, "Say which" in refused.sentence) == (2, True)
-    unknown, replayed, again = (
-        cli("webhooks", "show", "999999"),
+    replayed, again = (
         cli("webhooks", "replay", "--ids", str(letter.id), "--json"),
         cli("webhooks", "replay", "acme", "--since", "2026-01-01", "--json"),
     )
-    assert (unknown.code, "There is no event 999999" in unknown.sentence) == (1, True)
     assert (replayed.answer, again.answer) == ({"replayed": 1}, {"replayed": 0})
     worked = cli("backlog", "--json").answer
     # Nobody is connected here: the org rests, and nothing is lost.
     assert worked["paused"].keys() == {"acme"}
-    async with open_database(installation) as database:
+    async with Database.open(place) as database:
         assert [event.state for event in await inbox(database)] == ["pending", "pending"]
         assert await types_told(database) == {}
 
