@@ -20,7 +20,7 @@ from typing import Any
 from store.inbox import StoredEvent
 from store.mirror import Change, ChangeKind
 from store.outbox import OutboxEvent
-from tasks.event_types import NOUNS, READ, told_type, type_of
+from tasks.event_types import CHANGES, NOUNS, READ, told_type, type_of
 
 # A number that JSON readers everywhere keep exactly.
 _LARGEST = 2**53
@@ -213,7 +213,7 @@ class _Telling:
         if isinstance(self._found, Present):
             payload |= _old_facts(told, payload, self._found.change)
             payload["record"] = self._found.record
-        else:
+        if not isinstance(self._found, Present) or event.action not in CHANGES:
             payload["data"] = event.payload
         return payload
 

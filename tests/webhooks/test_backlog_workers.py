@@ -5,12 +5,16 @@ import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
 from sandbox import Sandbox, running_sandbox
+from store.backlog import end_turn, take_turn
 from store.database import Database
+from store.errors import DatabaseUnavailableError
 from store.inbox import NewEvent, save_deliveries
+from tasks import backlog
 from tasks.backlog import drain
 from tests.syncing import quiet_config
 from tests.webhooks.backlog_support import (
@@ -167,6 +171,31 @@ async def test_each_shard_works_its_own_orgs_and_all_together_all(database: Data
     await deliver(database, "org-2", happening("messages", "add", "c-d"))
     assert (await drain(session_of(database, clients), 0.0, orgs=["org-2"])).events == 1
     assert [event.state for event in await inbox(database, "org-1")] == ["done", "pending"]
+
+
+async def test_a_database_that_goes_away_for_a_moment_is_waited_for(
+    database: Database, kommo: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await join(database, kommo, "acme")
+    await deliver(database, "acme", happening("messages", "add", "a-b"))
+    away = iter([True, False, True])
+
+    def sometimes(real: Any) -> Any:
+        async def call(*arguments: Any, **more: Any) -> Any:
+            if next(away, False):
+                raise DatabaseUnavailableError("The database does not answer.")
+            return await real(*arguments, **more)
+
+        return call
+
+    monkeypatch.setattr(backlog, "take_turn", sometimes(take_turn))
+    monkeypatch.setattr(backlog, "end_turn", sometimes(end_turn))
+    report = await drain(session_of(database, SandboxClients(kommo), turn_seconds=0.3), 1.0)
+    assert (report.events, [event.state for event in await inbox(database)]) == (1, ["done"])
+    monkeypatch.setattr(backlog, "_OUTAGE_SECONDS", 0.1)
+    away = iter([True] * 100)
+    with pytest.raises(DatabaseUnavailableError):
+        await drain(session_of(database, SandboxClients(kommo)), 30.0)
 
 
 async def test_many_orgs_are_worked_side_by_side(database: Database, kommo: Sandbox) -> None:
