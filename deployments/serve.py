@@ -14,8 +14,10 @@ from prefect.schedules import Cron
 from flows.connect import connect_account, disconnect_account
 from flows.fleet_sync import full_crm_sync_all
 from flows.full_sync import full_crm_sync
+from flows.reconcile import reconcile
 from flows.token_refresh import token_refresh
 from flows.webhook_backlog import webhook_backlog
+from flows.webhook_health import webhook_health
 
 # A run start costs 1.4 to 3.6 s of CPU (measured); more at a time than cores would only queue on the processor.
 _RUNS_AT_A_TIME = 4
@@ -62,6 +64,18 @@ async def main() -> None:
         ),
         await disconnect_account.ato_deployment(
             name="on-demand", tags=["kommo"], description="Forget an org's tokens."
+        ),
+        await webhook_health.ato_deployment(
+            name="every-half-hour",
+            tags=["kommo"],
+            # Kommo repeats a webhook for an hour and a half: looked at twice in that time, it is often not lost yet.
+            schedule=Cron("10,40 * * * *", timezone="UTC"),
+            description="See that every org's webhook subscription is on; read what was missed.",
+        ),
+        await reconcile.ato_deployment(
+            name="on-demand",
+            tags=["kommo"],
+            description="Compare one org's webhooks with Kommo since a moment, and repair what was missed.",
         ),
         # True, the default, would pause the schedules at every restart.
         pause_on_shutdown=False,

@@ -14,6 +14,7 @@ from blocks.settings import Settings
 from flows.parameters import Org
 from flows.token_refresh import parse_span
 from flows.webhook_health import Grace
+from kommo.budget import Lane
 from kommo.clock import SystemClock
 from tasks.backlog_clients import open_clients
 from tasks.events import emit_org_event
@@ -60,7 +61,8 @@ async def reconcile(
         since = since.replace(tzinfo=UTC)
     async with (
         open_database(settings) as database,
-        open_clients(database, settings, clock) as clients,
+        # Behind what webhooks have told: that is what is waited for.
+        open_clients(database, settings, clock, lane=Lane.SYNC) as clients,
     ):
         await find_connection(database, org)
         session = HealthSession(

@@ -13,6 +13,7 @@ from pydantic import Field
 from blocks.settings import Settings
 from flows.parameters import Org
 from flows.token_refresh import parse_span
+from kommo.budget import Lane
 from kommo.clock import SystemClock
 from tasks.app import find_app
 from tasks.backlog_clients import open_clients
@@ -66,7 +67,8 @@ async def webhook_health(
     settings, clock = Settings(), SystemClock()
     async with (
         open_database(settings) as database,
-        open_clients(database, settings, clock) as clients,
+        # Behind what webhooks have told: that is what is waited for.
+        open_clients(database, settings, clock, lane=Lane.SYNC) as clients,
     ):
         session = HealthSession(
             database=database,

@@ -19,6 +19,8 @@ from tasks.errors import DataPlaneError
 
 SEED_PREFIX = "/api/v1/crm/kommo/"
 """Where the doors are that the product knew before."""
+SIGNED_WEBHOOKS = "/api/webhooks/kommo"
+"""The one door that the product knew before and that lies elsewhere."""
 PROBLEM_TYPE = "application/problem+json"
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="kommo"'}
 BUSY_SECONDS = 5
@@ -61,7 +63,7 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not an accident
 
 def refused(path: str, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """A refusal in the shape that its door has."""
-    if path.startswith(SEED_PREFIX):
+    if path.startswith(SEED_PREFIX) or path == SIGNED_WEBHOOKS:
         return JSONResponse({"error": sentence}, status, headers)
     problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=sentence)
     return JSONResponse(problem.model_dump(), status, headers, PROBLEM_TYPE)

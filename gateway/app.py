@@ -10,10 +10,11 @@ from fastapi.openapi.utils import get_openapi
 
 from blocks.app import CALLBACK_PATH
 from blocks.settings import Settings
-from gateway import crm, health, hooks, orgs
+from gateway import crm, health, hooks, orgs, webhooks
 from gateway.answers import Problem, install_error_answers, problems, seed_errors
 from gateway.middleware import FrontDoor, Limits
 from gateway.services import Services, open_services
+from gateway.webhook_docs import webhook_paths
 
 _DESCRIPTION = """\
 The HTTP door between the product and its customers' Kommo accounts.
@@ -71,6 +72,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.router.routes.extend(webhooks.ROUTES)  # first: most requests are for them
     for router in (crm.router, hooks.router):
         app.include_router(router, responses=_LIMITS_OF_SEED_DOORS)
     for router in (orgs.router, health.router):
@@ -93,6 +95,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
             license_info=app.license_info,
             routes=app.routes,
         )
+        document["paths"] |= webhook_paths(_LIMITS_OF_SEED_DOORS, _LIMITS)
         for methods in document["paths"].values():
             for operation in methods.values():
                 operation["responses"].pop("422", None)

@@ -43,6 +43,10 @@ class Background:
         task.add_done_callback(lambda _: self._tasks.pop(key, None))
         return task
 
+    def find(self, key: str) -> asyncio.Task[Any] | None:
+        """The piece of work with this key, if it is under way."""
+        return self._tasks.get(key)
+
     def adopt(self, task: asyncio.Task[Any]) -> None:
         """Hold on to a task that somebody waits for, so that a stop waits for it too."""
         key = f"adopted {id(task)}"

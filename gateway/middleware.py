@@ -8,8 +8,8 @@ import logging
 import secrets
 import time
 import traceback
+from collections.abc import Mapping
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.answers import refused
@@ -23,7 +23,7 @@ _LONGEST_SHOWN = 24
 _access = logging.getLogger("gateway.access")
 _log = logging.getLogger("gateway")
 
-_HEADERS = {
+_HEADERS: Mapping[str, str] = {
     # Pages bring a policy of their own, with a nonce for their one style and script.
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     # The address of a callback holds the code: nobody may be told of it, and nothing may keep it.
@@ -35,6 +35,7 @@ _HEADERS = {
     "X-Robots-Tag": "noindex",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
 
 
 def reference_of(scope: Scope) -> str:
@@ -65,10 +66,10 @@ class FrontDoor:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-                headers["X-Request-Id"] = reference
+                headers = [one for one in message["headers"] if one[0] != b"x-request-id"]
+                given = {name for name, _ in headers}
+                headers += [one for one in _RAW_HEADERS if one[0] not in given]
+                message["headers"] = [*headers, (b"x-request-id", reference.encode())]
             await send(message)
 
         try:
@@ -87,7 +88,11 @@ class FrontDoor:
             took = (time.perf_counter() - began) * 1000
             if fault := state.get("fault"):
                 _log.error("%s: %s", reference, fault)
-            _access.info("%s %s %s %.0f ms %s", _method(scope), shown_path(scope), status, took, reference)
+            # Webhooks that were taken in are in the inbox, each with its time; the intake counts them.
+            level = logging.DEBUG if state.get("quiet") else logging.INFO
+            if _access.isEnabledFor(level):
+                shown = shown_path(scope)
+                _access.log(level, "%s %s %s %.0f ms %s", _method(scope), shown, status, took, reference)
 
 
 class Limits:
@@ -116,7 +121,9 @@ class Limits:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > LARGEST_BODY:
-                # Whoever sends without saying how much is cut off, as if the connection had broken.
+                # Whoever sends without saying how much is cut off, as if the connection had broken; a door that
+                # reads bodies may say why.
+                scope["state"]["too_large"] = True
                 return {"type": "http.disconnect"}
             return message
 

@@ -6,16 +6,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from fastapi import Request
+from pydantic import SecretStr
 
 from blocks.app import KommoApp
 from blocks.settings import Settings
 from gateway.answers import Refusal
 from gateway.background import Background
 from gateway.first_sync import start_first_sync
+from gateway.intake import Capacity
+from gateway.remembered import LookupBusyError
+from gateway.webhooks import WebhookDoors, open_doors
 from kommo.clock import Clock, SystemClock
 from store.connections import ConnectionRecord
 from store.database import Database
-from tasks.app import require_app
+from tasks.app import find_app, require_app
 from tasks.errors import AppIncompleteError
 from tasks.installation import open_database
 
@@ -23,6 +27,8 @@ FINISH_SECONDS = 30.0
 """Seconds that work under way has to end when the gateway stops."""
 FRESH_SECONDS = 300.0
 """Seconds after which the integration's settings are read again, while requests go on with those that are known."""
+SECRET_SECONDS = 1.0
+"""Seconds that a signed webhook waits for the secret, where that is asked for at Prefect's server."""
 NOT_SET_UP = "This service is not set up yet. Whoever runs it finds the reason in its log."
 FirstSync = Callable[[ConnectionRecord], Coroutine[object, object, None]]
 
@@ -44,9 +50,42 @@ class Services:
     clock: Clock = field(default_factory=SystemClock)
     first_sync: FirstSync = start_first_sync
     background: Background = field(default_factory=Background)
+    _webhooks: WebhookDoors | None = field(default=None, repr=False)
     _app: KommoApp | None = field(default=None, repr=False)
     _fresh_until: float = field(default=0.0, repr=False)
+    _found_secret: SecretStr = field(default=SecretStr(""), repr=False)
+    _found_until: float = field(default=float("-inf"), repr=False)
     _loading: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    @property
+    def webhooks(self) -> WebhookDoors:
+        """What the doors for webhooks work with; there while the gateway runs."""
+        if self._webhooks is None:
+            raise RuntimeError("The webhooks' doors are open only inside `open_services`.")
+        return self._webhooks
+
+    async def webhook_secret(self) -> SecretStr:
+        """The key of the product's signatures: from the environment, or else from the block; empty without one.
+
+        Raises:
+            LookupBusyError: It lies in the block, and Prefect's server does not give it in time.
+        """
+        if self.settings.webhook_secret.get_secret_value():
+            return self.settings.webhook_secret
+        if self._app is None and self.clock.monotonic() >= self._found_until:
+            what = "reading the webhook secret"
+            task = self.background.find(what) or self.background.start(what, what, self._find_secret())
+            if task is None:
+                raise LookupBusyError
+            await asyncio.wait({task}, timeout=SECRET_SECONDS)
+            if self.clock.monotonic() >= self._found_until:
+                raise LookupBusyError
+        return self._found_secret if self._app is None else self._app.webhook_secret
+
+    async def _find_secret(self) -> None:
+        # Not `require_app`: what is missing for connecting accounts is not missing here.
+        self._found_secret = (await find_app(self.settings)).webhook_secret
+        self._found_until = self.clock.monotonic() + FRESH_SECONDS
 
     async def app(self) -> KommoApp:
         """The integration, as Prefect's server and the environment describe it; read again from time to time.
@@ -75,7 +114,11 @@ class Services:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, *, clock: Clock | None = None, first_sync: FirstSync = start_first_sync
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    first_sync: FirstSync = start_first_sync,
+    capacity: Capacity | None = None,
 ) -> AsyncIterator[Services]:
     """Open what the doors work with; at the end, wait for what is under way.
 
@@ -83,6 +126,7 @@ async def open_services(
         settings: This installation.
         clock: Source of time.
         first_sync: Has a new connection's account read.
+        capacity: How many webhooks are taken in at once.
 
     Raises:
         StoreError: The database cannot be used.
@@ -92,10 +136,13 @@ async def open_services(
         # It may lie on a Prefect server that takes its time; whoever needs it waits, and all others do not.
         what = "reading the integration's settings"
         services.background.start(what, what, services.app())
-        try:
-            yield services
-        finally:
-            await services.background.finish(FINISH_SECONDS)
+        async with open_doors(
+            database, services.webhook_secret, services.clock, capacity=capacity
+        ) as services._webhooks:
+            try:
+                yield services
+            finally:
+                await services.background.finish(FINISH_SECONDS)
 
 
 def services_of(request: Request) -> Services:

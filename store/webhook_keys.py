@@ -1,5 +1,6 @@
 """Keys in the paths of hooks: which org a delivery is for. Known by their hashes; the keys are stored nowhere."""
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,6 +22,11 @@ class WebhookKey:
     account_id: int | None
     created_at: datetime
     revoked_at: datetime | None
+
+
+def hash_of_key(key: str) -> str:
+    """What the store knows a key by."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 async def create_key(

@@ -64,11 +64,14 @@ class OpenClients:
         clock: Clock,
         blocks: PrefectBlocks,
         refresher: Refresher | AppIncompleteError,
+        *,
+        lane: Lane,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._blocks = blocks
         self._refresher = refresher
+        self._lane = lane
         self._budget = budget_of(database, settings)
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._sent_before = 0
@@ -131,13 +134,15 @@ class OpenClients:
             egress=self._settings.egress,
             allow_loopback=self._settings.sandbox,
             token=token,
-            lane=Lane.WEBHOOK,
+            lane=self._lane,
             attempts=_ATTEMPTS,
         )
 
 
 @asynccontextmanager
-async def open_clients(database: Database, settings: Settings, clock: Clock) -> AsyncIterator[OpenClients]:
+async def open_clients(
+    database: Database, settings: Settings, clock: Clock, *, lane: Lane = Lane.WEBHOOK
+) -> AsyncIterator[OpenClients]:
     """Clients for as long as the block lasts.
 
     An installation with long-lived tokens only needs no integration; one that is incomplete is said when a pair is met.
@@ -146,11 +151,11 @@ async def open_clients(database: Database, settings: Settings, clock: Clock) -> 
         refresher: Refresher | AppIncompleteError
         try:
             refresher = await stack.enter_async_context(
-                open_refresher(database, settings, lane=Lane.WEBHOOK, clock=clock)
+                open_refresher(database, settings, lane=lane, clock=clock)
             )
         except AppIncompleteError as error:
             refresher = error
         blocks = await stack.enter_async_context(PrefectBlocks())
-        clients = OpenClients(database, settings, clock, blocks, refresher)
+        clients = OpenClients(database, settings, clock, blocks, refresher, lane=lane)
         stack.push_async_callback(clients.aclose)
         yield clients

@@ -3,8 +3,8 @@
 Two questions tell what changed: which records have a newer `updated_at`, and which deletions and restorations Kommo's
 own list of events has. Each record counts once, with its last change; that is what the mirror is about. It *arrived* if
 a webhook told of it: with a time that is not older, or so that the mirror was read at that state because of a webhook.
-What did not arrive is written into the mirror and told to the product in one transaction, as the backlog does it; what
-did arrive is the backlog's.
+What did not arrive is written into the mirror and told to the product in one transaction, as the backlog does it; a
+change that did arrive is the backlog's.
 
 Changes of the last moments are left to the next time: their webhooks may be on their way.
 """
@@ -239,10 +239,11 @@ class Reconciler:
                     continue  # restoring has made it newer: it was counted with what changed
                 self._count(entity, number, arrived=arrived)
                 known = mirror.get(number)
-                if number in there and not arrived and (known is None or known.state != RecordState.PRESENT):
-                    missed.append(new_record(there[number], read_at=read_at))
-                elif number not in there and not arrived:
+                # Whether it was heard of or not: who finds it out first tells it, the other one finds it known.
+                if number not in there:
                     gone.append(number)
+                elif known is None or known.state != RecordState.PRESENT:
+                    missed.append(new_record(there[number], read_at=read_at))
         await self._repair(entity, missed, since)
         await self._bury(entity, gone, read_at)
 

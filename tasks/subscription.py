@@ -7,7 +7,6 @@ A destination that still stands is kept: Kommo may have deliveries to it that wa
 """
 
 import asyncio
-import hashlib
 import logging
 import secrets
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from kommo.subscriptions import Subscription as AtKommo
 from store.connections import ConnectionRecord
 from store.database import Database
 from store.subscriptions import Subscription, SubscriptionState, get_subscription, save_subscription
-from store.webhook_keys import create_key, find_key, list_keys, revoke_keys
+from store.webhook_keys import create_key, find_key, hash_of_key, list_keys, revoke_keys
 from tasks.backlog_clients import open_clients
 from tasks.errors import DataPlaneError
 from tasks.installation import budget_of
@@ -67,11 +66,6 @@ class Door:
 
     base: str | None
     why: str | None = None
-
-
-def hash_of_key(key: str) -> str:
-    """What the store knows a key by."""
-    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def door_of(settings: Settings, app: KommoApp | None = None) -> Door:
@@ -227,7 +221,7 @@ async def unsubscribe_leaving(
     try:
         async with (
             asyncio.timeout(_PATIENCE),
-            open_clients(database, settings, clock) as clients,
+            open_clients(database, settings, clock, lane=Lane.ACTION) as clients,
             clients.use(connection) as client,
         ):
             await remove_webhook(client, connection.org, door_of(settings), database=database)

@@ -13,6 +13,7 @@ from kommo.clock import Clock
 from store.completeness import latest_completeness
 from store.connections import ConnectionRecord, ConnectionState, get_connection, list_connections
 from store.database import Database
+from store.errors import UnknownConnectionError
 from store.subscriptions import SubscriptionState
 from tasks.backlog_clients import Clients
 from tasks.completeness import percent
@@ -146,7 +147,7 @@ async def check_webhooks(
             turn.release()
 
     async with asyncio.TaskGroup() as group:
-        async for connection in _working(session.database, orgs):
+        async for connection in _asked_for(session.database, orgs, report):
             await turn.acquire()
             group.create_task(in_turn(connection))
     report.orgs.sort(key=lambda health: health.org)
@@ -252,13 +253,17 @@ def _row(org: str, found: str, now: str = "", completeness: str = "", why: str =
     return {"org": org, "found": found, "now": now, "completeness": completeness, "why": why}
 
 
-async def _working(database: Database, orgs: list[str] | None) -> AsyncIterator[ConnectionRecord]:
-    if orgs is not None:
-        for org in orgs:
+async def _asked_for(
+    database: Database, orgs: list[str] | None, report: HealthReport
+) -> AsyncIterator[ConnectionRecord]:
+    """The connections that are to be looked at; an org that was named and has none is a failure."""
+    for org in orgs or ():
+        try:
             yield await get_connection(database, org)
-        return
+        except UnknownConnectionError as error:
+            report.failed[org] = sentence_of(error)
     after: str | None = None
-    while True:
+    while orgs is None:
         page = await list_connections(database, after=after, limit=_PAGE)
         for record in page.items:
             if record.state in _WORKING:

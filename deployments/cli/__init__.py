@@ -62,6 +62,16 @@ def build_app() -> App:
     webhooks.command(
         "deployments.cli.webhooks:replay", name="replay", help="Try what was given up once more."
     )
+    webhooks.command(
+        "deployments.cli.webhook_health:health",
+        name="health",
+        help="See that subscriptions are on; read what was missed.",
+    )
+    webhooks.command(
+        "deployments.cli.webhook_health:reconcile",
+        name="reconcile",
+        help="Compare an org's webhooks with Kommo, and repair.",
+    )
     app.command(webhooks)
     snapshot = App(
         name="snapshot", help="Look at what was read: now, at any time, and what changed between runs."

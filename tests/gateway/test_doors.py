@@ -224,13 +224,15 @@ async def test_the_log_has_paths_and_no_queries(house: House, caplog: pytest.Log
     query = house.code_query(consent.state)
     await house.come_back(consent, query)
     await house.product.get("/api/webhooks/kommo/a-key-that-is-long-and-must-not-be-shown?x=canary-query")
+    await house.product.get("/api/webhook/kommo/a-key-that-is-long-and-must-not-be-shown?x=canary-query")
     lines = [record.getMessage() for record in caplog.records if record.name == "gateway.access"]
     assert [line.split(" ")[:3] for line in lines] == [
         ["GET", START, "302"],
         ["GET", CALLBACK, "302"],
-        ["GET", "/api/webhooks/kommo/…", "404"],
+        ["GET", "/api/webhooks/kommo/{hook_key}", "405"],
+        ["GET", "/api/webhook/kommo/…", "404"],
     ]
-    for secret in (consent.state, query["code"], "canary", "?"):
+    for secret in (consent.state, query["code"], "canary", "?", "must-not-be-shown"):
         assert not any(secret in line for line in lines)
 
 
@@ -238,7 +240,7 @@ def test_the_openapi_document_is_complete() -> None:
     document = create_app().openapi()
     assert set(document["paths"]) == {
         *(START, CALLBACK, "/api/v1/crm/kommo/disabled", "/api/v1/orgs/{org}/connection"),
-        *("/healthz", "/readyz"),
+        *("/healthz", "/readyz", "/api/webhooks/kommo", "/api/webhooks/kommo/{hook_key}"),
     }
     assert set(document["components"]["securitySchemes"]) == {"ApiKey", "ApiKeyHeader"}
     for path, methods in document["paths"].items():

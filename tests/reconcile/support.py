@@ -21,10 +21,10 @@ from store.inbox import NewDelivery, NewEvent, save_deliveries
 from store.mirror import get_record, record_states
 from store.outbox import OutboxRecord, list_outbox
 from store.subscriptions import Subscription
-from store.webhook_keys import find_key
+from store.webhook_keys import find_key, hash_of_key
 from tasks.backlog import BacklogReport, BacklogSession, drain
 from tasks.reconcile import GRACE, Reconciler, ReconcileReport
-from tasks.subscription import HOOK_PATH, Door, Found, hash_of_key, setup_webhook
+from tasks.subscription import HOOK_PATH, Door, Found, setup_webhook
 from tasks.webhook_health import HealthReport, HealthSession, check_webhooks
 from tests.sandbox.webhook_support import Receiver, receiving
 from tests.syncing import quiet_config

@@ -19,7 +19,7 @@ QUIET = timedelta(0)
 """No grace: the tests' webhooks have arrived, or never will."""
 
 
-def numbers(report: ReconcileReport, entity: str | None = None) -> tuple[int, int, int]:
+def numbers(report: ReconcileReport, entity: str | None = None) -> tuple[int, ...]:
     names = ("changes", "arrived", "repaired")
     if entity is None:
         return tuple(report.total(name) for name in names)

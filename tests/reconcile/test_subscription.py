@@ -12,13 +12,12 @@ from kommo.subscriptions import EVENTS, list_subscriptions, subscribe
 from store.database import Database
 from store.subscriptions import get_subscription
 from store.tables import metadata
-from store.webhook_keys import create_key, find_key, list_keys
+from store.webhook_keys import create_key, find_key, hash_of_key, list_keys
 from tasks.subscription import (
     Door,
     Found,
     door_of,
     forget_webhook,
-    hash_of_key,
     remove_webhook,
     subscribe_connected,
 )

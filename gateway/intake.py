@@ -1,0 +1,274 @@
+"""Taking deliveries in: many requests, one transaction (W1).
+
+While one transaction commits, the next one gathers; so a commit is paid for by all who came meanwhile, and nobody waits
+for more than two. Whoever would have to wait for long is sent away at once: Kommo comes again, but it does not wait.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from kommo.clock import Clock, SystemClock
+from store.database import Database
+from store.errors import DatabaseForbiddenError, DatabaseUnavailableError
+from store.inbox import NewDelivery, Saved, save_deliveries
+
+Save = Callable[[Sequence[NewDelivery]], Awaitable[Sequence[Saved]]]
+
+_TICK = 0.05
+_TOLD_EVERY = 60.0
+
+_log = logging.getLogger("gateway.intake")
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What the intake takes on.
+
+    Attributes:
+        waiting: Deliveries that may wait.
+        waiting_bytes: Bytes of bodies that may be in memory.
+        batch: Deliveries in one transaction.
+        batch_bytes: Bytes of bodies in one transaction; a single larger one is taken by itself.
+        patience: Whoever would wait for longer than so many seconds is refused.
+        longest: Whoever has waited for so many seconds is sent away; Kommo gives up after two.
+        commit_seconds: A transaction that takes longer is given up.
+    """
+
+    waiting: int = 2000
+    waiting_bytes: int = 64 * 1024 * 1024
+    batch: int = 200
+    batch_bytes: int = 4 * 1024 * 1024
+    patience: float = 1.0
+    longest: float = 1.5
+    commit_seconds: float = 10.0
+
+
+class TooBusyError(Exception):
+    """What was brought could not be written in time. It may be written yet: a repetition is flagged then."""
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    deliveries: Sequence[NewDelivery]
+    size: int
+    since: float
+    answer: "asyncio.Future[None]"
+
+
+@dataclass
+class _Counts:
+    """What has happened since it was last told."""
+
+    stored: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    since: float = field(default=0.0)
+
+
+class Intake:
+    """The one writer of this process.
+
+    Args:
+        save: Writes deliveries in one transaction.
+        clock: Source of time.
+        capacity: What it takes on.
+    """
+
+    def __init__(self, save: Save, *, clock: Clock | None = None, capacity: Capacity | None = None) -> None:
+        self._save = save
+        self._clock = clock or SystemClock()
+        self._capacity = capacity or Capacity()
+        self._queue: deque[_Waiting] = deque()
+        self._committing: list[_Waiting] = []
+        self._bytes = 0
+        self._began = 0.0
+        self._last_commit = 0.0
+        self._per_delivery = 0.0
+        self._late = 0.0
+        self._wake = asyncio.Event()
+        self._ticking = False
+        self._closing = False
+        self._counts = _Counts(since=self._clock.monotonic())
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a delivery that comes now would have to wait for too long."""
+        if self._closing or len(self._queue) >= self._capacity.waiting:
+            return True
+        if self._bytes >= self._capacity.waiting_bytes:
+            return True
+        return self._expected_wait() > self._capacity.patience
+
+    def refuse(self) -> None:
+        """Count a request that was sent away."""
+        self._counts.refused += 1
+
+    @contextlib.contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Count bytes of a body as long as they are in memory."""
+        self._bytes += size
+        try:
+            yield
+        finally:
+            self._bytes -= size
+
+    async def put(self, deliveries: Sequence[NewDelivery]) -> None:
+        """Have deliveries written; when this returns they are on the disk.
+
+        Raises:
+            TooBusyError: They could not be written in time.
+        """
+        if self.is_busy:
+            raise TooBusyError
+        size = sum(len(one.body) for one in deliveries)
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(deliveries, size, self._clock.monotonic(), answer))
+        self._wake.set()
+        if not self._ticking:
+            self._ticking = True
+            self._tick_later()
+        await answer
+
+    async def run(self) -> None:
+        """Write until `close`, then what is left."""
+        while not (self._closing and not self._queue):
+            batch = self._take()
+            if not batch:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            self._committing = batch
+            try:
+                await self._commit(batch)
+            finally:
+                self._committing = []
+                _answer(batch, TooBusyError())  # those that have not got one
+
+    def close(self) -> None:
+        """Take nothing more, and let `run` end once all is written."""
+        self._closing = True
+        self._wake.set()
+
+    def _take(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        number = size = 0
+        while self._queue and number < self._capacity.batch and size < self._capacity.batch_bytes:
+            waiting = self._queue.popleft()
+            if waiting.answer.done():  # it was sent away, or its request was cancelled
+                continue
+            batch.append(waiting)
+            number += len(waiting.deliveries)
+            size += waiting.size
+        return batch
+
+    async def _commit(self, batch: Sequence[_Waiting]) -> None:
+        self._began = self._clock.monotonic()
+        try:
+            await self._write(batch)
+        except (DatabaseUnavailableError, DatabaseForbiddenError, TimeoutError) as error:
+            _log.error(
+                "%d deliveries were not written: %s",
+                len(batch),
+                str(error) or "the database took too long; Kommo brings them again",
+            )
+        except Exception as error:  # noqa: BLE001 - one that cannot be written must not take the others with it
+            await self._one_by_one(batch, error)
+        number = sum(len(waiting.deliveries) for waiting in batch)
+        self._last_commit = self._clock.monotonic() - self._began
+        mean = self._last_commit / number
+        self._per_delivery += (mean - self._per_delivery) * (0.2 if self._per_delivery else 1.0)
+
+    async def _write(self, batch: Sequence[_Waiting]) -> None:
+        async with asyncio.timeout(self._capacity.commit_seconds):
+            saved = await self._save([one for waiting in batch for one in waiting.deliveries])
+        _answer(batch, None)
+        self._counts.stored += len(saved)
+        self._counts.duplicates += sum(one.duplicates > 0 for one in saved)
+
+    async def _one_by_one(self, batch: Sequence[_Waiting], error: Exception) -> None:
+        """Write what can be written. What cannot is kept as its bytes, with the reason."""
+        if len(batch) > 1:
+            for waiting in batch:
+                await self._commit([waiting])
+            return
+        (waiting,) = batch
+        _log.error("a delivery is kept unread: its events cannot be written (%s)", type(error).__name__)
+        reason = f"Its events could not be written ({type(error).__name__}). That is a fault of this program."
+        waiting.deliveries = [replace(one, events=(), reason=reason) for one in waiting.deliveries]
+        try:
+            await self._write(batch)
+        except Exception as again:  # noqa: BLE001 - the writer must live
+            _log.error("a delivery was not written (%s)", type(again).__name__)
+
+    def _expected_wait(self) -> float:
+        wait = 2 * self._late + self._per_delivery * len(self._queue)
+        if self._committing:
+            passed = self._clock.monotonic() - self._began
+            # One that takes long already will go on for as long, as far as anybody knows.
+            wait += max(self._last_commit - passed, passed if passed > 2 * self._last_commit else 0.0)
+        return wait
+
+    def _tick_later(self) -> None:
+        due = self._clock.monotonic() + _TICK
+        asyncio.get_running_loop().call_later(_TICK, self._tick, due)
+
+    def _tick(self, due: float) -> None:
+        """Measure how late the event loop is, and send away who has waited for too long."""
+        now = self._clock.monotonic()
+        self._late = max(now - due, 0.0)
+        oldest = now - self._capacity.longest
+        for waiting in self._committing:
+            if waiting.since > oldest:
+                break
+            _answer([waiting], TooBusyError())
+        while self._queue and self._queue[0].since <= oldest:
+            _answer([self._queue.popleft()], TooBusyError())
+        if now - self._counts.since >= _TOLD_EVERY:
+            self._tell(now)
+        if self._queue or self._committing or self._late > _TICK or self._counts.stored:
+            self._tick_later()
+        else:
+            self._ticking, self._late = False, 0.0
+
+    def _tell(self, now: float) -> None:
+        counts, self._counts = self._counts, _Counts(since=now)
+        _log.info(
+            "in %.0f s: %d deliveries taken in (%d with repetitions), %d refused",
+            now - counts.since,
+            counts.stored,
+            counts.duplicates,
+            counts.refused,
+        )
+
+
+def _answer(batch: Sequence[_Waiting], error: Exception | None) -> None:
+    for waiting in batch:
+        if waiting.answer.done():
+            continue
+        if error is None:
+            waiting.answer.set_result(None)
+        else:
+            waiting.answer.set_exception(error)
+
+
+@asynccontextmanager
+async def running_intake(
+    database: Database, *, clock: Clock | None = None, capacity: Capacity | None = None
+) -> AsyncIterator[Intake]:
+    """An intake that writes to the store; at the end, what it has taken on is written."""
+
+    async def save(deliveries: Sequence[NewDelivery]) -> Sequence[Saved]:
+        return await save_deliveries(database, deliveries)
+
+    intake = Intake(save, clock=clock, capacity=capacity)
+    writer = asyncio.create_task(intake.run(), name="webhook intake")
+    try:
+        yield intake
+    finally:
+        intake.close()
+        await writer
