@@ -6,15 +6,25 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import BigInteger, literal, select
+from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database, insert_on
+from store.rows import given_rows
 from store.tables import OutboxRow, table_of
+from store.types import CleanText, PlainJSON, UTCDateTime
 
 _TABLE = table_of(OutboxRow)
 
 PENDING = "pending"
+_GIVEN = {
+    "event_id": CleanText,
+    "type": CleanText,
+    "org": CleanText,
+    "subject": CleanText,
+    "payload": PlainJSON,
+}
 
 
 def _new_id() -> str:
@@ -68,21 +78,22 @@ async def add_events(connection: AsyncConnection, events: Sequence[OutboxEvent],
     """
     if not events:
         return
+    rows = [(one.event_id, one.type, one.org, one.subject, one.payload) for one in events]
+    given = given_rows(connection, _GIVEN, rows)
+    values = {
+        "created_at": literal(now, UTCDateTime()),
+        "state": literal(PENDING, CleanText()),
+        "attempts": literal(0, BigInteger()),
+    }
     await connection.execute(
-        insert_on(connection, _TABLE).on_conflict_do_nothing(index_elements=["event_id"]),
-        [
-            {
-                "event_id": event.event_id,
-                "type": event.type,
-                "org": event.org,
-                "subject": event.subject,
-                "payload": dict(event.payload),
-                "created_at": now,
-                "state": PENDING,
-                "attempts": 0,
-            }
-            for event in events
-        ],
+        insert_on(connection, _TABLE)
+        .from_select(
+            [*_GIVEN, *values],
+            # Without a condition SQLite would take ON CONFLICT for the condition of a join.
+            select(*(given.c[name] for name in _GIVEN), *values.values()).where(sql("true")),
+            include_defaults=False,
+        )
+        .on_conflict_do_nothing(index_elements=["event_id"])
     )
 
 

@@ -128,6 +128,18 @@ async def drain(
     """
     run = _Run(session, orgs, shard)
     begun = session.clock.monotonic()
+    try:
+        await _turns(run, session, linger, begun, concurrency)
+    except BaseExceptionGroup as errors:
+        # Of several workers that met the same outage, one says it; the others' turns end by themselves.
+        raise errors.exceptions[0] from None
+    run.report.requests = session.clients.requests_sent
+    run.report.seconds = round(session.clock.monotonic() - begun, 3)
+    run.report.backlog = await backlog_rows(session.database, session.clock)
+    return run.report
+
+
+async def _turns(run: "_Run", session: BacklogSession, linger: float, begun: float, concurrency: int) -> None:
     async with asyncio.TaskGroup() as group:
         free = asyncio.Semaphore(concurrency)
         while True:
@@ -146,10 +158,6 @@ async def drain(
             if waited >= linger and (turn is not None or idle):
                 break
             await run.rest()
-    run.report.requests = session.clients.requests_sent
-    run.report.seconds = round(session.clock.monotonic() - begun, 3)
-    run.report.backlog = await backlog_rows(session.database, session.clock)
-    return run.report
 
 
 class _Run:
@@ -208,11 +216,11 @@ class _Run:
             except BaseException:
                 await asyncio.shield(self._end(turn))
                 raise
+            self._count(report)
             trouble = report.trouble
             await self._end(
                 turn, pause=trouble.pause if trouble else 0.0, reason=trouble.reason if trouble else None
             )
-            self._count(report)
         except DatabaseUnavailableError:
             _log.warning("The database went away during a turn; the turn ends by itself.")
         finally:

@@ -10,7 +10,7 @@ The rules, so that each event of the inbox takes effect exactly once (W2):
   a deletion of something that is still there is none, and one that is known already is not told again.
 """
 
-import uuid
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,13 +20,19 @@ from typing import Any
 from store.inbox import StoredEvent
 from store.mirror import Change, ChangeKind
 from store.outbox import OutboxEvent
-from tasks.event_types import NOUNS, READ, told_type, type_of
+from tasks.event_types import CHANGES, NOUNS, READ, told_type, type_of
 
-_IDS = uuid.UUID("5d0c1c1e-6b1f-4d0e-9f0a-6f2f6a1f7c11")
 # A number that JSON readers everywhere keep exactly.
 _LARGEST = 2**53
-_FACTS = ("status_id", "old_status_id", "pipeline_id", "old_pipeline_id")
-_PEOPLE = ("responsible_user_id", "old_responsible_user_id", "modified_user_id")
+_FACTS = (
+    "status_id",
+    "old_status_id",
+    "pipeline_id",
+    "old_pipeline_id",
+    "responsible_user_id",
+    "old_responsible_user_id",
+    "modified_user_id",
+)
 
 _CHANGED: Mapping[str, tuple[str, ...]] = {
     "status_changed": ("status_id", "pipeline_id"),
@@ -207,7 +213,7 @@ class _Telling:
         if isinstance(self._found, Present):
             payload |= _old_facts(told, payload, self._found.change)
             payload["record"] = self._found.record
-        else:
+        if not isinstance(self._found, Present) or event.action not in CHANGES:
             payload["data"] = event.payload
         return payload
 
@@ -287,7 +293,7 @@ def _head(source: Source, entity: str, entity_id: str) -> dict[str, Any]:
 def _facts(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Ids that the webhook names, as numbers; what it does not name is not there."""
     return {
-        name: number for name in (*_FACTS, *_PEOPLE) if (number := _number(payload.get(name))) is not None
+        name: number for name in _FACTS if name in payload and (number := _number(payload[name])) is not None
     }
 
 
@@ -335,4 +341,5 @@ def _text(moment: datetime | None) -> str | None:
 
 
 def _id(*parts: object) -> str:
-    return str(uuid.uuid5(_IDS, "/".join(str(part) for part in parts)))
+    text = "/".join(str(part) for part in parts)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

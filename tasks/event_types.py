@@ -26,7 +26,7 @@ NOUNS: Mapping[str, str] = {
 READ = frozenset({"leads", "contacts", "companies", "tasks"})
 """The entities that are read from the API before anything is told: their webhooks may be old, reordered or forged."""
 
-_CRM = {
+CHANGES = {
     "add": "created",
     "update": "updated",
     "delete": "deleted",
@@ -34,14 +34,15 @@ _CRM = {
     "responsible": "responsible_changed",
     "status": "status_changed",
 }
+"""The actions that change what is read: the record itself says the rest."""
 # What stage automations send besides [D §6.5]: something happened to the lead, its card did not change.
 _PIPELINE = {word: word for word in ("mail_in", "call_in", "chat", "site_visit")}
 _VERBS: Mapping[str, Mapping[str, str]] = {
-    "leads": _CRM | _PIPELINE,
-    "contacts": _CRM,
-    "companies": _CRM,
-    "tasks": _CRM,
-    "customers": _CRM,
+    "leads": CHANGES | _PIPELINE,
+    "contacts": CHANGES,
+    "companies": CHANGES,
+    "tasks": CHANGES,
+    "customers": CHANGES,
     "talks": {"add": "created", "update": "updated"},
     "notes": {"add": "added", "note": "added"},
     "catalogs": {"add": "created", "update": "updated", "delete": "deleted"},

@@ -254,6 +254,13 @@ def test_everything_else_is_told_by_its_name_with_what_the_webhook_said(event: N
     assert one.payload["action"] == event.action
 
 
+def test_what_a_record_would_not_show_keeps_the_webhooks_own_words() -> None:
+    for action in ("mail_in", "rainbow"):
+        [event] = told(effects(present(), happening("leads", action, 7, subject="Offer")))
+        assert event.payload["data"] == {"id": "7", "subject": "Offer"}
+        assert event.payload["record"] == RECORD
+
+
 def test_messages_of_one_chat_are_told_in_their_order() -> None:
     [one] = told(effects(None, happening("messages", "add", "a-b", chat_id="c-d")))
     assert (one.subject, one.payload["id"]) == ("chat:c-d", "a-b")

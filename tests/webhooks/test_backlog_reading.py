@@ -144,6 +144,16 @@ async def test_in_an_outage_no_item_is_to_blame(monkeypatch: pytest.MonkeyPatch,
     assert len(kommo.asked) == (2 if known else 9)
 
 
+async def test_what_has_been_divided_already_is_divided_again_only_if_kommo_is_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kommo = Kommo(7, kind=ErrorKind.GATEWAY)
+    with pytest.raises(KommoError):
+        await kommo.read(monkeypatch, [7, 8])
+    assert len(kommo.asked) == 1
+    assert set((await kommo.read(monkeypatch, [7, 8], known=999)).blamed) == {7}
+
+
 async def test_two_that_cannot_be_read_are_to_blame_if_something_else_can_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,15 +1,20 @@
 """Several workers on one inbox, and orgs side by side: nothing is worked twice, nobody starves (W2)."""
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
 from sandbox import Sandbox, running_sandbox
+from store.backlog import end_turn, take_turn
 from store.database import Database
+from store.errors import DatabaseUnavailableError
 from store.inbox import NewEvent, save_deliveries
+from tasks import backlog
 from tasks.backlog import drain
 from tests.syncing import quiet_config
 from tests.webhooks.backlog_support import (
@@ -58,28 +63,31 @@ class Office:
         self._sandbox = sandbox
         self._orgs = orgs
         self._dice = random.Random(seed)
-        self._moment = 1_800_000_000
+        self._messages = itertools.count()
 
     def edit(self) -> tuple[str, list[NewEvent]]:
         """One edit, and what Kommo sends of it: often several events, now and then something old."""
         org = self._dice.choice(self._orgs)
         leads = self._sandbox.account(org).entities["leads"]
         lead = self._dice.choice([known["id"] for known in leads])
-        self._moment += 1
         where = {"entity": "leads", "id": lead}
         if self._dice.random() < 0.1:
-            deleted = bool(leads.get(lead) or {}) and (leads.get(lead) or {})["is_deleted"]
+            deleted = (leads.get(lead) or {})["is_deleted"]
             self._sandbox.change(org, "restore_record" if deleted else "delete_record", **where)
             return org, [happening("leads", "restore" if deleted else "delete", lead, seconds=None)]
         price = self._dice.randrange(10_000)
         self._sandbox.change(
-            org, "patch", kind="leads", id=lead, values={"price": price, "updated_at": self._moment}
+            org,
+            "patch",
+            kind="leads",
+            id=lead,
+            values={"price": price, "updated_at": self._sandbox.world.now()},
         )
         events = [happening("leads", "update", lead, price=str(price))]
         if self._dice.random() < 0.3:
             events.append(happening("leads", "status", lead, status_id="142"))
         if self._dice.random() < 0.2:
-            events.append(happening("messages", "add", f"m-{self._moment}", chat_id="c"))
+            events.append(happening("messages", "add", f"m-{next(self._messages)}", chat_id="c"))
         self._dice.shuffle(events)
         return org, events
 
@@ -110,7 +118,9 @@ async def test_w2_several_workers_on_one_inbox_work_no_event_twice_and_the_mirro
             if ended:
                 return settled
 
-    _, *settled = await asyncio.gather(edit(), *(worker() for _ in range(workers)))
+    editing = asyncio.create_task(edit())
+    settled = await asyncio.gather(*(worker() for _ in range(workers)))
+    await editing
     assert (await work(database, SandboxClients(kommo))).events == 0
     events, outbox = await inbox(database), await told(database)
     assert {event.state for event in events} == {"done"}
@@ -161,6 +171,31 @@ async def test_each_shard_works_its_own_orgs_and_all_together_all(database: Data
     await deliver(database, "org-2", happening("messages", "add", "c-d"))
     assert (await drain(session_of(database, clients), 0.0, orgs=["org-2"])).events == 1
     assert [event.state for event in await inbox(database, "org-1")] == ["done", "pending"]
+
+
+async def test_a_database_that_goes_away_for_a_moment_is_waited_for(
+    database: Database, kommo: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await join(database, kommo, "acme")
+    await deliver(database, "acme", happening("messages", "add", "a-b"))
+    away = iter([True, False, True])
+
+    def sometimes(real: Any) -> Any:
+        async def call(*arguments: Any, **more: Any) -> Any:
+            if next(away, False):
+                raise DatabaseUnavailableError("The database does not answer.")
+            return await real(*arguments, **more)
+
+        return call
+
+    monkeypatch.setattr(backlog, "take_turn", sometimes(take_turn))
+    monkeypatch.setattr(backlog, "end_turn", sometimes(end_turn))
+    report = await drain(session_of(database, SandboxClients(kommo), turn_seconds=0.3), 1.0)
+    assert (report.events, [event.state for event in await inbox(database)]) == (1, ["done"])
+    monkeypatch.setattr(backlog, "_OUTAGE_SECONDS", 0.1)
+    away = iter([True] * 100)
+    with pytest.raises(DatabaseUnavailableError):
+        await drain(session_of(database, SandboxClients(kommo)), 30.0)
 
 
 async def test_many_orgs_are_worked_side_by_side(database: Database, kommo: Sandbox) -> None:
