@@ -89,7 +89,7 @@ class Intake:
         self._began = 0.0
         self._last_commit = 0.0
         self._per_delivery = 0.0
-        self._late = 0.0
+        self._late = self._late_once = 0.0
         self._wake = asyncio.Event()
         self._ticking = False
         self._closing = False
@@ -220,7 +220,9 @@ class Intake:
     def _tick(self, due: float) -> None:
         """Measure how late the event loop is, and send away who has waited for too long."""
         now = self._clock.monotonic()
-        self._late = max(now - due, 0.0)
+        # The lesser of two: once late is a hiccup, and each 503 counts against the subscription at Kommo.
+        before, self._late_once = self._late_once, max(now - due, 0.0)
+        self._late = min(before, self._late_once)
         oldest = now - self._capacity.longest
         for waiting in self._committing:
             if waiting.since > oldest:
@@ -230,10 +232,10 @@ class Intake:
             _answer([self._queue.popleft()], TooBusyError())
         if now - self._counts.since >= _TOLD_EVERY:
             self._tell(now)
-        if self._queue or self._committing or self._late > _TICK or self._counts.stored:
+        if self._queue or self._committing or self._late_once > _TICK or self._counts.stored:
             self._tick_later()
         else:
-            self._ticking, self._late = False, 0.0
+            self._ticking, self._late, self._late_once = False, 0.0, 0.0
 
     def _tell(self, now: float) -> None:
         counts, self._counts = self._counts, _Counts(since=now)

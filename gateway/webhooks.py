@@ -137,8 +137,11 @@ class _Request:
 class _Door:
     """What the two doors have in common."""
 
+    path: str
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
+        scope["route"] = self  # the log shows its path, and not the one with the key
         doors: WebhookDoors = scope["app"].state.services.webhooks
         taken = None
         if not doors.intake.is_busy:
@@ -160,6 +163,8 @@ class _Door:
 class KeyDoor(_Door):
     """Kommo's own webhooks: unsigned, so the key in the path says whose they are."""
 
+    path = KEY_DOOR
+
     async def _take(self, doors: WebhookDoors, scope: Scope, receive: Receive) -> bool:
         key = await _known_key(doors, scope["path_params"]["hook_key"])
         request = _Request.of(scope)
@@ -178,6 +183,8 @@ class KeyDoor(_Door):
 
 class SignedDoor(_Door):
     """What the product forwards: JSON, signed with the webhook secret, for whichever orgs the account belongs to."""
+
+    path = SIGNED_DOOR
 
     async def _take(self, doors: WebhookDoors, scope: Scope, receive: Receive) -> bool:
         request = _Request.of(scope)

@@ -1,11 +1,15 @@
 """Fixtures of the tests of the gateway."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from blocks.app import KommoApp
 from blocks.settings import Settings
 from sandbox import running_sandbox
+from store.database import Database
+from tests.gateway.hooks import SECRET, Hooks, running_hooks
 from tests.gateway.support import (
     APP_URL,
     CALLBACK,
@@ -15,7 +19,10 @@ from tests.gateway.support import (
     open_socket,
     running_house,
 )
+from tests.store.conftest import db, migrated_place
 from tests.syncing import quiet_config
+
+__all__ = ["db", "migrated_place"]  # fixtures: a database that is migrated once and emptied for each test
 
 
 @pytest.fixture
@@ -43,3 +50,35 @@ async def house(
             await forget_blocks("acme", "globex")
             async with running_house(Settings(), kommo, listening) as running:
                 yield running
+
+
+@pytest.fixture
+def hook_settings(
+    db: Database,
+    migrated_place: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Settings:
+    """An installation for the webhooks' doors. Prefect is down, and they must not mind (W4)."""
+    del db  # it is empty now
+
+    async def down(*_: object, **__: object) -> KommoApp:
+        raise ConnectionError
+
+    monkeypatch.setattr(KommoApp, "aload", down)
+    url, schema = migrated_place
+    for name, value in {
+        "KOMMO_HOME": str(tmp_path / "home"),
+        "KOMMO_DATABASE_URL": url,
+        "KOMMO_DATABASE_SCHEMA": schema,
+        "KOMMO_WEBHOOK_SECRET": SECRET,
+    }.items():
+        monkeypatch.setenv(name, value)
+    return Settings()
+
+
+@pytest.fixture
+async def hooks(hook_settings: Settings) -> AsyncIterator[Hooks]:
+    """A gateway with a hook key of the org acme."""
+    async with running_hooks(hook_settings) as running:
+        yield running
