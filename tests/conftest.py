@@ -146,7 +146,7 @@ def database_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[t
     schema = request.getfixturevalue("_postgres_schema")
     yield POSTGRES_URL, schema
     tables = [table.name for table in reversed(metadata.sorted_tables)]
-    asyncio.run(_on_postgres(*(f'delete from "{schema}"."{name}"' for name in tables)))
+    asyncio.run(_on_postgres(*(f'delete from "{schema}"."{name}"' for name in tables)))  # noqa: S608 - our names
 
 
 @pytest.fixture(scope="session")
