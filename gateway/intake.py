@@ -13,9 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from kommo.clock import Clock, SystemClock
-from store.database import Database
 from store.errors import DatabaseForbiddenError, DatabaseUnavailableError
-from store.inbox import NewDelivery, Saved, save_deliveries
+from store.inbox import NewDelivery, Saved
 
 Save = Callable[[Sequence[NewDelivery]], Awaitable[Sequence[Saved]]]
 
@@ -30,8 +29,8 @@ class Capacity:
     """What the intake takes on.
 
     Attributes:
-        waiting: Deliveries that may wait.
-        waiting_bytes: Bytes of bodies that may be in memory.
+        at_once: Requests under way. So many are about half a second's work; more would only wait for each other.
+        bytes: Bytes of bodies in memory.
         batch: Deliveries in one transaction.
         batch_bytes: Bytes of bodies in one transaction; a single larger one is taken by itself.
         patience: Whoever would wait for longer than so many seconds is refused.
@@ -39,8 +38,8 @@ class Capacity:
         commit_seconds: A transaction that takes longer is given up.
     """
 
-    waiting: int = 2000
-    waiting_bytes: int = 64 * 1024 * 1024
+    at_once: int = 400
+    bytes: int = 64 * 1024 * 1024
     batch: int = 200
     batch_bytes: int = 4 * 1024 * 1024
     patience: float = 1.0
@@ -85,10 +84,9 @@ class Intake:
         self._capacity = capacity or Capacity()
         self._queue: deque[_Waiting] = deque()
         self._committing: list[_Waiting] = []
-        self._bytes = 0
+        self._bytes = self._at_work = 0
         self._began = 0.0
-        self._last_commit = 0.0
-        self._per_delivery = 0.0
+        self._usual = 0.0
         self._late = self._late_once = 0.0
         self._wake = asyncio.Event()
         self._ticking = False
@@ -98,15 +96,30 @@ class Intake:
     @property
     def is_busy(self) -> bool:
         """Whether a delivery that comes now would have to wait for too long."""
-        if self._closing or len(self._queue) >= self._capacity.waiting:
+        if self._closing or self._at_work >= self._capacity.at_once:
             return True
-        if self._bytes >= self._capacity.waiting_bytes:
+        if self._bytes >= self._capacity.bytes:
             return True
         return self._expected_wait() > self._capacity.patience
 
     def refuse(self) -> None:
         """Count a request that was sent away."""
         self._counts.refused += 1
+
+    @contextlib.contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Count a request from its first word to its answer.
+
+        Raises:
+            TooBusyError: It would have to wait for too long.
+        """
+        if self.is_busy:
+            raise TooBusyError
+        self._at_work += 1
+        try:
+            yield
+        finally:
+            self._at_work -= 1
 
     @contextlib.contextmanager
     def holding(self, size: int) -> Iterator[None]:
@@ -123,16 +136,19 @@ class Intake:
         Raises:
             TooBusyError: They could not be written in time.
         """
-        if self.is_busy:
+        if self._closing:
             raise TooBusyError
         size = sum(len(one.body) for one in deliveries)
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(deliveries, size, self._clock.monotonic(), answer))
+        since = self._clock.monotonic()
+        self._queue.append(_Waiting(deliveries, size, since, answer))
         self._wake.set()
         if not self._ticking:
             self._ticking = True
             self._tick_later()
         await answer
+        if self._clock.monotonic() - since + self._late > self._capacity.longest + _TICK:
+            raise TooBusyError  # it is written, but whoever sent it has given up
 
     async def run(self) -> None:
         """Write until `close`, then what is left."""
@@ -178,10 +194,8 @@ class Intake:
             )
         except Exception as error:  # noqa: BLE001 - one that cannot be written must not take the others with it
             await self._one_by_one(batch, error)
-        number = sum(len(waiting.deliveries) for waiting in batch)
-        self._last_commit = self._clock.monotonic() - self._began
-        mean = self._last_commit / number
-        self._per_delivery += (mean - self._per_delivery) * (0.2 if self._per_delivery else 1.0)
+        took = self._clock.monotonic() - self._began
+        self._usual += (took - self._usual) * 0.3
 
     async def _write(self, batch: Sequence[_Waiting]) -> None:
         async with asyncio.timeout(self._capacity.commit_seconds):
@@ -206,12 +220,14 @@ class Intake:
             _log.error("a delivery was not written (%s)", type(again).__name__)
 
     def _expected_wait(self) -> float:
-        wait = 2 * self._late + self._per_delivery * len(self._queue)
+        # All who wait go with the next transaction, unless they are more than it takes.
+        wait = self._usual * (1 + len(self._queue) // self._capacity.batch)
         if self._committing:
-            passed = self._clock.monotonic() - self._began
             # One that takes long already will go on for as long, as far as anybody knows.
-            wait += max(self._last_commit - passed, passed if passed > 2 * self._last_commit else 0.0)
-        return wait
+            passed = self._clock.monotonic() - self._began
+            wait += max(self._usual - passed, passed if passed > 2 * self._usual else 0.0)
+        # A request is three turns of the event loop: heard, taken on, answered.
+        return max(wait, 3 * self._late)
 
     def _tick_later(self) -> None:
         due = self._clock.monotonic() + _TICK
@@ -260,13 +276,9 @@ def _answer(batch: Sequence[_Waiting], error: Exception | None) -> None:
 
 @asynccontextmanager
 async def running_intake(
-    database: Database, *, clock: Clock | None = None, capacity: Capacity | None = None
+    save: Save, *, clock: Clock | None = None, capacity: Capacity | None = None
 ) -> AsyncIterator[Intake]:
-    """An intake that writes to the store; at the end, what it has taken on is written."""
-
-    async def save(deliveries: Sequence[NewDelivery]) -> Sequence[Saved]:
-        return await save_deliveries(database, deliveries)
-
+    """An intake that writes; at the end, what it has taken on is written."""
     intake = Intake(save, clock=clock, capacity=capacity)
     writer = asyncio.create_task(intake.run(), name="webhook intake")
     try:

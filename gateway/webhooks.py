@@ -6,7 +6,6 @@ that door alone has to wait for it (W4).
 """
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import logging
@@ -23,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.answers import BUSY_SECONDS, SIGNED_WEBHOOKS, UNAVAILABLE, Refusal, refused
 from gateway.intake import Capacity, Intake, TooBusyError, running_intake
 from gateway.remembered import LookupBusyError, Remembered
+from gateway.writer import running_writer
 from kommo.clock import Clock
 from kommo.webhooks import BodyTooLargeError, UnreadableBodyError, is_understood, parse
 from store.connections import ConnectionState, find_connections
@@ -97,7 +97,10 @@ async def open_doors(
         found = await find_connections(database, account_id=account_id)
         return tuple(one.org for one in found if one.state not in _ENDED)
 
-    async with running_intake(database, clock=clock, capacity=capacity) as intake:
+    async with (
+        running_writer(database) as writer,
+        running_intake(writer.save, clock=clock, capacity=capacity) as intake,
+    ):
         doors = WebhookDoors(intake, Remembered(key, clock), Remembered(orgs, clock), secret, clock)
         try:
             yield doors
@@ -143,10 +146,11 @@ class _Door:
         """Answer a request."""
         scope["route"] = self  # the log shows its path, and not the one with the key
         doors: WebhookDoors = scope["app"].state.services.webhooks
-        taken = None
-        if not doors.intake.is_busy:
-            with contextlib.suppress(TooBusyError, LookupBusyError):
-                taken = await self._take(doors, scope, receive)
+        try:
+            with doors.intake.admitted():
+                taken: bool | None = await self._take(doors, scope, receive)
+        except (TooBusyError, LookupBusyError):
+            taken = None
         if taken is None:
             doors.intake.refuse()
             await _BUSY[scope["path"] == SIGNED_DOOR](scope, receive, send)

@@ -90,6 +90,15 @@ class Database:
         finally:
             await engine.dispose()
 
+    @asynccontextmanager
+    async def for_another_loop(self) -> "AsyncIterator[Database]":
+        """The same database over connections of its own, for the event loop of another thread."""
+        engine = make_engine(self.address)
+        try:
+            yield Database(self.address, engine)
+        finally:
+            await engine.dispose()
+
     @property
     def dialect(self) -> str:
         """`sqlite` or `postgresql`."""
