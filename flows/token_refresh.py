@@ -17,7 +17,13 @@ from kommo.budget import Lane
 from kommo.clock import SystemClock
 from tasks.errors import RefreshRunFailedError
 from tasks.installation import open_database
-from tasks.refresh_due import RefreshReport, RefreshSession, publish_refresh_report, refresh_due
+from tasks.refresh_due import (
+    RefreshReport,
+    RefreshSession,
+    has_refreshable,
+    publish_refresh_report,
+    refresh_due,
+)
 from tasks.session import open_refresher
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -70,21 +76,24 @@ async def token_refresh(
         What was refreshed, and what needs somebody.
 
     Raises:
+        UnknownConnectionError: the org that was named has no connection.
+        NotConnectedError: it has nothing to refresh.
         RefreshRunFailedError: not one of those that were due could be refreshed.
     """
     settings, clock = Settings(), SystemClock()
     lane = Lane.ACTION if org else Lane.SYNC
-    async with (
-        open_database(settings) as database,
-        open_refresher(database, settings, lane=lane, clock=clock) as refresher,
-    ):
-        report = await refresh_due(
-            RefreshSession(database, refresher, clock),
-            within,
-            parse_span(within),
-            concurrency=concurrency,
-            org=org,
-        )
+    async with open_database(settings) as database:
+        report = RefreshReport(within=within)
+        # Before the integration is asked for: an org may be misspelt, and without a pair no integration is needed.
+        if await has_refreshable(database, org):
+            async with open_refresher(database, settings, lane=lane, clock=clock) as refresher:
+                report = await refresh_due(
+                    RefreshSession(database, refresher, clock),
+                    within,
+                    parse_span(within),
+                    concurrency=concurrency,
+                    org=org,
+                )
     await publish_refresh_report(report)
     if report.due and len(report.failures) == report.due:
         raise RefreshRunFailedError(report)

@@ -15,6 +15,11 @@ from tasks.status import org_status
 
 router = APIRouter(tags=["Connections"])
 
+_NOT_CONNECTED = (
+    "This org has no connection to Kommo. Open /api/v1/crm/kommo/oauth?domain=SUBDOMAIN.kommo.com for it in a browser, "
+    "or run kommo connect ORG."
+)
+
 
 class Account(BaseModel):
     """The Kommo account."""
@@ -92,7 +97,7 @@ class ConnectionStatus(BaseModel):
         unknown=(
             404,
             "The org was never connected.",
-            "This org has no connection to Kommo. Connect it first.",
+            _NOT_CONNECTED,
         ),
         away=(503, "The database is away.", "This service cannot do its work at the moment."),
     ),
@@ -107,7 +112,7 @@ async def connection(
     try:
         found = await org_status(services_of(request).database, org)
     except UnknownConnectionError:
-        raise Refusal(404, "This org has no connection to Kommo. Connect it first.") from None
+        raise Refusal(404, _NOT_CONNECTED) from None
     run = found["last_run"]
     return ConnectionStatus(
         **{name: found[name] for name in ConnectionStatus.model_fields if name in found},

@@ -215,9 +215,9 @@ class OAuthClient:
         if names_our_settings(error.hint):
             error.with_detail(
                 "it is our own settings that it does not accept: compare integration ID, secret key and redirect URI "
-                "with those at Kommo"
+                f"with those at Kommo; the redirect URI that was sent is {self.app.redirect_uri.partition('?')[0]}"
             )
-        return error
+        return error.as_no_account()
 
 
 def _read_pair(raw: RawAnswer, used: str, sent_at: datetime, received_at: datetime) -> TokenPair | str:

@@ -25,6 +25,7 @@ class ErrorKind(StrEnum):
     PAYMENT_REQUIRED = "payment_required"
     FORBIDDEN = "forbidden"
     IP_BLOCKED = "ip_blocked"
+    NO_ACCOUNT = "no_account"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     LIMIT = "limit"
@@ -134,6 +135,12 @@ FACTS: Mapping[ErrorKind, Fact] = MappingProxyType(
             "{request}: Kommo blocks the address from which we call.",
             "Too many requests came from it; all stops for a while; write to Kommo if it stays.",
             "[D K/limitations; how long a block lasts is not documented]",
+        ),
+        ErrorKind.NO_ACCOUNT: Fact(
+            "404 for the account itself", Then.PERSON,
+            "{request}: there is no Kommo account at this address.",
+            "Check how the address is written: it is the one that the browser shows when the account is open.",
+            "[D K/http-codes; I]",
         ),
         ErrorKind.NOT_FOUND: Fact(
             "404", Then.CALLER,
@@ -324,6 +331,19 @@ class KommoError(Exception):
         ]
         known = ", ".join(number for number in numbers if number)
         return " ".join(parts) + (f" ({known})" if known else "")
+
+    def as_no_account(self) -> "KommoError":
+        """Return this error, or that there is no account, if it is a 404 for the account itself."""
+        if self.kind is not ErrorKind.NOT_FOUND:
+            return self
+        return KommoError(
+            ErrorKind.NO_ACCOUNT,
+            method=self.method,
+            path=self.path,
+            host=self.host,
+            status=self.status,
+            request_id=self.request_id,
+        )
 
     def with_unknown_outcome(self) -> Self:
         """Return this error, marked as that of a write whose effect nobody knows."""

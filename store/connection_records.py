@@ -173,6 +173,15 @@ async def due_connections(
     return await _read_page(db, query, limit)
 
 
+async def has_pairs(db: Database) -> bool:
+    """Whether any connection has a pair of tokens, and not a long-lived one."""
+    query = select(_TABLE.c.org).where(
+        _TABLE.c.token_kind == PAIR, _TABLE.c.state != ConnectionState.DISCONNECTED
+    )
+    async with db.read() as connection:
+        return (await connection.execute(query.limit(1))).first() is not None
+
+
 def _page(after: str | None, limit: int) -> Select[Any]:
     query = select(_TABLE).order_by(_TABLE.c.org).limit(limit + 1)
     return query if after is None else query.where(_TABLE.c.org > after)

@@ -22,6 +22,7 @@ from store.connection_records import (
     due_connections,
     find_connections,
     get_connection,
+    has_pairs,
     list_connections,
     to_record,
     unknown_connection,
@@ -40,6 +41,7 @@ __all__ = [
     "due_connections",
     "find_connections",
     "get_connection",
+    "has_pairs",
     "list_connections",
     "mark_attempt_failed",
     "note_sync",
@@ -127,7 +129,9 @@ async def put_connection(
     }
     insert = db.insert(_TABLE).values(org=org, created_at=now, state_since=now, token_serial=1, **facts)
     new = insert.excluded
-    since = case((_TABLE.c.state == new.state, _TABLE.c.state_since), else_=new.state_since)
+    # A new consent begins anew, whatever the state was; saying the same of a token again does not.
+    same = (_TABLE.c.state == new.state) & new.token_fingerprint.is_(None)
+    since = case((same, _TABLE.c.state_since), else_=new.state_since)
     statement = insert.on_conflict_do_update(
         index_elements=["org"],
         set_={

@@ -17,7 +17,7 @@ from kommo.budget import Lane
 from kommo.claims import read_claims
 from kommo.client import KommoClient, StaticToken
 from kommo.clock import Clock, SystemClock
-from kommo.errors import KommoError
+from kommo.errors import ErrorKind, KommoError
 from kommo.hosts import Host, parse_host
 from kommo.models import Account
 from store.claims import release, take_claim
@@ -33,6 +33,11 @@ from tasks.refresh import CLAIM_SECONDS, WAIT_SECONDS
 from tasks.session import process_name
 from tasks.subscription import subscribe_connected
 from tasks.vault import Vault
+
+_HOW_ONE_LOOKS = (
+    "what was given does not look like a token: one begins with eyJ and is a thousand characters without a space; copy "
+    "the whole of it from the integration's «Keys and scopes» page"
+)
 
 
 async def connect_with_token(
@@ -218,6 +223,8 @@ async def _prove(
     org: str, domain: str, token: SecretStr, settings: Settings, database: Database
 ) -> tuple[KommoConnection, Account]:
     host = parse_host(domain, allow_loopback=settings.sandbox)
+    if not _is_one_word(token):
+        raise KommoError(ErrorKind.UNAUTHORIZED, host=host.name, detail=_HOW_ONE_LOOKS)
     claims = read_claims(token)
     block = KommoConnection(
         org=org,
@@ -231,8 +238,18 @@ async def _prove(
         budget=budget_of(database, settings), egress=settings.egress, allow_loopback=settings.sandbox
     )
     async with client:
-        account = await read_account(client)
+        try:
+            account = await read_account(client)
+        except KommoError as error:
+            if error.kind is ErrorKind.UNAUTHORIZED and claims.account_id is None:
+                error.with_detail(_HOW_ONE_LOOKS)
+            raise
     return block.model_copy(update={"account_id": account.id}), account
+
+
+def _is_one_word(token: SecretStr) -> bool:
+    text = token.get_secret_value()
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 async def _remember_failure(

@@ -29,7 +29,10 @@ _PAGES_OF_TALKS = 4
 async def read_account_raw(client: KommoClient) -> Raw:
     """The account as Kommo gave it: the cheapest check of a token, open to every user [D K/account]."""
     resource = CATALOGUE["account"]
-    answer = await client.get(resource.path, resource.params())
+    try:
+        answer = await client.get(resource.path, resource.params())
+    except KommoError as error:
+        raise error.as_no_account() from None
     if not isinstance(answer.data, dict):
         raise KommoError(ErrorKind.MALFORMED, detail="the account is not an object")
     return answer.data

@@ -11,10 +11,11 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
 from kommo.clock import Clock
-from store.connections import ConnectionRecord, ConnectionState
+from store.connections import ConnectionRecord, ConnectionState, has_pairs
 from store.connections import due_connections as due_page
 from store.database import Database
 from tasks.attempt import Refreshed
+from tasks.calling import refreshable
 from tasks.errors import ReauthorizationRequiredError, RefreshUnknownError, sentence_of
 from tasks.refresh import Refresher
 
@@ -68,6 +69,19 @@ class RefreshSession:
 
     def __repr__(self) -> str:
         return "RefreshSession()"
+
+
+async def has_refreshable(database: Database, org: str | None) -> bool:
+    """Whether there is any pair at all.
+
+    Raises:
+        UnknownConnectionError: the org that was named has no connection.
+        NotConnectedError: it was disconnected, or has a long-lived token.
+    """
+    if org is None:
+        return await has_pairs(database)
+    await refreshable(database, org)
+    return True
 
 
 async def _due(session: RefreshSession, margin: timedelta) -> AsyncIterator[ConnectionRecord]:

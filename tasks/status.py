@@ -84,6 +84,8 @@ def _webhooks(subscription: Subscription | None, measured: Completeness | None) 
 def _shown(record: ConnectionRecord, claims: Mapping[str, datetime]) -> dict[str, Any]:
     """A connection as it is at this moment: `refreshing` is what its claim says, and is not stored twice."""
     shown = asdict(record)
+    if record.state == ConnectionState.DISCONNECTED:
+        shown["expires_at"] = None  # of a token that is no longer here
     if record.org in claims and record.state in {ConnectionState.CONNECTED, ConnectionState.DEGRADED}:
         shown |= {"state": ConnectionState.REFRESHING.value, "state_since": claims[record.org]}
     return shown

@@ -67,6 +67,7 @@ async def connect(
             from tasks.connect import connect_with_token
         connection = await connect_with_token(org, domain or "", secret, settings, replace=replace)
     warn_about_encryption()
+    await _warn_about_rights(connection, settings)
     if json:
         print_json(connection)
         return
@@ -83,6 +84,15 @@ def warn_about_encryption() -> None:
 
     if warning := encryption_warning():
         err.print(f"[yellow]note:[/] {warning}")
+
+
+async def _warn_about_rights(connection: ConnectionRecord, settings: Settings) -> None:
+    from tasks.installation import open_database
+    from tasks.rights import rights_warning
+
+    async with open_database(settings) as database:
+        if warning := await rights_warning(database, connection, settings):
+            err.print(f"[yellow]note:[/] {warning}")
 
 
 async def _by_consent(

@@ -23,14 +23,18 @@ async def gateway(*, host: str = "127.0.0.1", port: int = 8020, json: bool = Fal
     from tasks.app import require_app
 
     settings = Settings()
-    if not KommoApp.from_environment(settings).is_complete:
-        await require_app(settings)
+    app = KommoApp.from_environment(settings)
+    if not app.is_complete:
+        app = await require_app(settings)
 
     def ready(url: str) -> None:
         if json:
-            print_json({"url": url})
+            print_json({"url": url, "redirect_uri": app.redirect_uri})
         else:
-            say(f"The gateway listens on {url} (its API: {url}/openapi.json). Ctrl-C stops it.")
+            say(
+                f"The gateway listens on {url} (its API: {url}/openapi.json). The integration at Kommo must name this "
+                f"redirect URI: {app.redirect_uri} . Ctrl-C stops it."
+            )
 
     try:
         await serve(host, port, settings, ready=ready)

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed with a sentence that says what to do, 2 wrong use.
 import contextlib
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -52,8 +53,36 @@ def run_app(app: App, tokens: list[str] | None = None) -> NoReturn:
     sys.exit(exit_code(lambda: app(tokens, exit_on_error=False, print_error=True)))
 
 
+@contextlib.contextmanager
+def _end_as_if_interrupted() -> Iterator[list[int]]:
+    """Let SIGTERM end a command as Ctrl-C does, so that Prefect's small server ends with it and is not left behind.
+
+    Commands that serve have handlers of their own.
+
+    Yields:
+        A list that is empty until SIGTERM came.
+    """
+    told: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        del frame
+        told.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def exit_code(action: Callable[[], Any]) -> int:
     """Run an action; an error becomes a sentence on standard error and a code."""
+    with _end_as_if_interrupted() as told_to_end:
+        return _exit_code(action, told_to_end)
+
+
+def _exit_code(action: Callable[[], Any], told_to_end: list[int]) -> int:
     try:
         action()
     except CycloptsError:
@@ -63,7 +92,7 @@ def exit_code(action: Callable[[], Any]) -> int:
         return 2
     except KeyboardInterrupt:
         complain("Interrupted. What was saved is whole; run the command again to go on.")
-        return 130
+        return 143 if told_to_end else 130
     except Exception as error:
         complain(_sentence(error))
         if os.environ.get("KOMMO_DEBUG"):

@@ -24,7 +24,9 @@ _FIELD_COLUMNS = ("id", "name", "type", "code", "is_system", "enums")
 _ENUM_COLUMNS = ("field_id", "id", "value", "code", "sort")
 
 
-async def show(org: str, kind: str, *, at: str | None = None, raw: bool = False, json: bool = False) -> None:
+async def show(
+    org: str, kind: str | None = None, *, at: str | None = None, raw: bool = False, json: bool = False
+) -> None:
     """Show what one kind holds, or held at a time.
 
     Args:
@@ -40,8 +42,14 @@ async def show(org: str, kind: str, *, at: str | None = None, raw: bool = False,
     from store.snapshots import read_snapshot
     from tasks.installation import open_database
 
+    if kind is None:
+        raise WrongUseError(
+            f"Name what to show, as in kommo snapshot show {org} pipelines: {', '.join(KINDS)}."
+        )
     if kind not in KINDS:
         raise WrongUseError(f"There is no kind {kind!r}. Kinds: {', '.join(KINDS)}.")
+    if raw and not json:
+        raise WrongUseError("--raw is for programs: say --json as well.")
     async with open_database(Settings()) as database:
         view = await read_snapshot(database, org, kind, at=_time(at), raw=raw)
     if json:

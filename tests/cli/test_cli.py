@@ -1,6 +1,5 @@
 """The command line as a person uses it: real processes, a sandbox as a process, both dialects where they matter."""
 
-import json
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cli.support import ROOT, Cli, Ran, SandboxProcess, plain_environment
+from tests.everywhere import bytes_under, prefect_database, said_by_prefect
 
 COMMANDS = ("demo", "sandbox", "connect", "sync", "status", "snapshot", "db", "budget")
 
@@ -191,12 +191,12 @@ def test_the_token_is_nowhere(
     assert states["canary"] == "reauthorization_required"
 
     needles = [canary, canary[-40:]]
-    prefect_home = _prefect_database().parent
+    prefect_home = prefect_database().parent
     places: dict[str, Callable[[], bytes]] = {
         "what the commands said": lambda: "".join(one.out + one.err for one in ran).encode(),
-        "our database": lambda: _bytes_under(home),
-        "Prefect's database": lambda: _bytes_under(prefect_home),
-        "Prefect's API": lambda: _said_by_prefect(prefect_api).encode(),
+        "our database": lambda: bytes_under(home),
+        "Prefect's database": lambda: bytes_under(prefect_home),
+        "Prefect's API": lambda: said_by_prefect(prefect_api).encode(),
     }
     for place, read in places.items():
         content = read()
@@ -206,39 +206,7 @@ def test_the_token_is_nowhere(
     # The search would have found it: what is stored beside the token is there.
     assert b"canary" in places["our database"]()
     assert b"canary" in places["Prefect's database"]()
-    assert "canary" in _said_by_prefect(prefect_api)
-
-
-def _prefect_database() -> Path:
-    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
-
-    url = PREFECT_API_DATABASE_CONNECTION_URL.value()
-    path = Path(str(url).partition(":///")[2])
-    assert path.is_file()
-    return path
-
-
-def _bytes_under(folder: Path) -> bytes:
-    """Every byte of every file, write-ahead logs among them; the processes that wrote them are gone or a server."""
-    return b"\n".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _said_by_prefect(api: str) -> str:
-    """All runs with their parameters, their artifacts and logs, and all block documents, as the API gives them."""
-    import httpx
-
-    said = []
-    with httpx.Client(base_url=api, timeout=30) as client:
-        for name in ("flow_runs", "task_runs", "artifacts", "logs", "block_documents"):
-            page: list[Any] = [None]
-            offset = 0
-            while page:
-                answer = client.post(f"/{name}/filter", json={"limit": 200, "offset": offset})
-                answer.raise_for_status()
-                page = answer.json()
-                offset += len(page)
-                said.append(json.dumps(page))
-    return "\n".join(said)
+    assert "canary" in said_by_prefect(prefect_api)
 
 
 def test_help_lists_every_command_and_never_imports_prefect() -> None:

@@ -67,6 +67,8 @@ async def test_connecting_again_keeps_age_and_sync_marks(db: Database) -> None:
     )
     await _put(db, at=4)
     assert (await get_connection(db, "acme")).state_since == minutes(3)
+    await _put(db, at=5, token_kind="pair", token_fingerprint="of a new consent")
+    assert (await get_connection(db, "acme")).state_since == minutes(5)
 
 
 async def test_of_many_who_report_a_change_one_is_told_that_it_was_the_first(db: Database) -> None:

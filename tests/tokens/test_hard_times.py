@@ -56,8 +56,8 @@ async def test_t2_a_database_that_has_fallen_silent_does_not_keep_the_pair_from_
 
     with monkeypatch.context() as patch:
         patch.setattr("tasks.vault.STORE_WITHIN", 0.05)
-        patch.setattr("tasks.refresh.STORE_WITHIN", 0.05)
-        for name in ("vault.append_pair", "vault.promote", "refresh.release"):
+        patch.setattr("tasks.calling.STORE_WITHIN", 0.05)
+        for name in ("vault.append_pair", "vault.promote", "calling.release"):
             patch.setattr(f"tasks.{name}", silence)
         async with asyncio.timeout(5), here.refresher() as refresher:
             found = await refresher.fresh("acme")
@@ -76,14 +76,16 @@ async def test_t2_a_pair_got_with_a_spare_one_is_kept_before_anything_else(
     connection, old = await get_connection(here.database, "acme"), await here.held()
     async with here.refresher() as refresher:
         await refresher.fresh("acme")
-        late = await refresher._oauth.refresh(parse_host(old.host, allow_loopback=True), old.refresh_token)
+        late = await refresher._caller.oauth.refresh(
+            parse_host(old.host, allow_loopback=True), old.refresh_token
+        )
     await here.vault.keep(connection, late, old.host)
     a_day_passes(kommo, here)
 
     async def unavailable(*_: Any, **__: Any) -> bool:
         raise DatabaseUnavailableError("The database does not answer.")
 
-    monkeypatch.setattr("tasks.refresh.mark_dead", unavailable)
+    monkeypatch.setattr("tasks.refused.mark_dead", unavailable)
     async with here.refresher() as refresher:
         found = await refresher.fresh("acme")
     assert works(kommo, found.pair)

@@ -46,8 +46,12 @@ class Wires:
             await wire.mend()
 
     def _named(self, what: str) -> list[Wire | FileLock]:
-        named: dict[str, list[Wire | FileLock]] = {"prefect": [self.prefect], "database": [self.database]}
-        return named.get(what, [self.prefect, self.database])
+        named: dict[str, list[Wire | FileLock]] = {
+            "prefect": [self.prefect],
+            "database": [self.database],
+            "both": [self.prefect, self.database],
+        }
+        return named[what]
 
 
 @asynccontextmanager

@@ -310,7 +310,9 @@ async def test_a_spare_pair_saves_a_connection_whose_current_one_is_dead(
     old = await here.held()
     async with here.refresher() as refresher:
         current = (await refresher.fresh("acme")).pair
-        late = await refresher._oauth.refresh(parse_host(old.host, allow_loopback=True), old.refresh_token)
+        late = await refresher._caller.oauth.refresh(
+            parse_host(old.host, allow_loopback=True), old.refresh_token
+        )
     await here.vault.keep(connection, late, old.host)
     assert (await here.held()).fingerprint == current.fingerprint
     assert not works(kommo, current)

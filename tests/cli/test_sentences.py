@@ -1,0 +1,127 @@
+"""What the commands say where a newcomer stumbles; in this process, because starting `kommo` takes seconds."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+
+from blocks.settings import Settings
+from deployments.cli.connect import connect
+from deployments.cli.refresh import refresh
+from deployments.cli.run import WrongUseError, exit_code
+from deployments.cli.snapshot import show
+from deployments.cli.status import status
+from deployments.cli.sync import sync
+from kommo.clock import SystemClock
+from kommo.errors import KommoError
+from sandbox import AccountAccess, Sandbox, running_sandbox
+from store.connections import set_state
+from store.errors import UnknownConnectionError
+from tasks.errors import NotConnectedError
+from tasks.installation import open_database
+from tests.syncing import connect as connected
+from tests.syncing import quiet_config
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
+
+@pytest.fixture
+async def kommo() -> AsyncIterator[Sandbox]:
+    async with running_sandbox(
+        quiet_config(accounts=1, leads=1, contacts=1, companies=1, talks=0)
+    ) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def acme(kommo: Sandbox, installation: Settings) -> AccountAccess:
+    del installation  # it is in the environment
+    return kommo.accounts[0]
+
+
+@pytest.mark.parametrize("administrator", [True, False])
+async def test_a_token_of_somebody_who_is_no_administrator_is_warned_of(
+    acme: AccountAccess, capsys: pytest.CaptureFixture[str], *, administrator: bool
+) -> None:
+    token = acme.admin_token if administrator else acme.plain_token
+    await connect("acme", domain=acme.host, token=token)
+    told = capsys.readouterr()
+    assert "Connected acme" in told.out
+    assert ("not an administrator" in told.err) is not administrator
+
+
+async def test_an_address_without_an_account_is_said_to_be_one(acme: AccountAccess) -> None:
+    nobody = acme.host.replace("acme.", "nobody.")
+    with pytest.raises(KommoError, match=r"no Kommo account at this address\. Check how"):
+        await connect("acme", domain=nobody, token=acme.admin_token)
+
+
+@pytest.mark.parametrize("token", ["eyJ-half-of", "two words", "täken"])
+async def test_what_is_no_token_is_said_to_be_none_and_not_repeated(acme: AccountAccess, token: str) -> None:
+    with pytest.raises(KommoError, match="does not look like a token") as failed:
+        await connect("acme", domain=acme.host, token=token)
+    assert token not in str(failed.value)
+
+
+async def test_a_redirect_uri_that_kommo_does_not_know_is_named(
+    acme: AccountAccess, kommo: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = kommo.world.integration
+    monkeypatch.setenv("KOMMO_CLIENT_ID", known.client_id)
+    monkeypatch.setenv("KOMMO_CLIENT_SECRET", known.client_secret)
+    monkeypatch.setenv("KOMMO_REDIRECT_URI", "https://elsewhere.example.com/back?x=canary")
+    with pytest.raises(KommoError, match=r"sent is https://elsewhere\.example\.com/back\.") as failed:
+        await connect("acme", domain=acme.host, code="a-code")
+    assert "canary" not in str(failed.value)
+
+
+async def test_refreshing_asks_for_no_integration_where_none_is_needed(
+    acme: AccountAccess, installation: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await connected("acme", acme, installation)
+    await refresh()
+    assert "0 connections due" in capsys.readouterr().out
+    with pytest.raises(NotConnectedError, match="long-lived token, which is not refreshed"):
+        await refresh("acme")
+    with pytest.raises(UnknownConnectionError, match="'amce' has no connection"):
+        await refresh("amce")
+
+
+async def test_an_ended_connection_shows_no_end_of_a_token(
+    acme: AccountAccess, installation: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await connected("acme", acme, installation)
+    await status("acme")
+    assert "token ends" in capsys.readouterr().out
+    async with open_database(installation) as database:
+        await set_state(database, "acme", "disconnected", "A person did it.", now=SystemClock().now())
+    await status("acme")
+    assert "token ends" not in capsys.readouterr().out
+
+
+async def test_wrong_use_is_named() -> None:
+    with pytest.raises(WrongUseError, match=r"Name what to show.*pipelines.*lead_fields"):
+        await show("acme")
+    with pytest.raises(WrongUseError, match="--json as well"):
+        await show("acme", "pipelines", raw=True)
+    with pytest.raises(WrongUseError, match="Name one org, or say --all-orgs"):
+        await sync("acme", all_orgs=True)
+
+
+def test_being_told_to_end_ends_a_command_as_ctrl_c_does() -> None:
+    """So that what it has started, Prefect's small server first of all, ends with it."""
+    tidied: list[bool] = []
+
+    async def waiting() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(30)
+        finally:
+            tidied.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert exit_code(lambda: asyncio.run(waiting())) == 143
+    assert tidied == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
