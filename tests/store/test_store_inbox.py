@@ -159,7 +159,7 @@ async def test_a_purge_takes_the_bodies_along(db: Database) -> None:
 async def test_w1_a_cancelled_save_is_whole_or_not_there_and_leaves_no_lock_behind(db: Database) -> None:
     """Not even while somebody holds the exception, and with it a statement that was under way."""
     await arrive(db, "first")
-    held = []
+    held: list[object] = []
     for delay in (number / 2000 for number in range(24)):
         given = delivery(*(change(f"{delay}-{number}") for number in range(20)))
         task = asyncio.create_task(save_deliveries(db, [given]))
