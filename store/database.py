@@ -58,12 +58,13 @@ class Database:
         address: where it is; without secrets in its repr.
     """
 
-    def __init__(self, address: Address, engine: AsyncEngine) -> None:
+    def __init__(self, address: Address, engine: AsyncEngine, *, durable: bool = False) -> None:
         self.address = address
         self.engine = engine
         # SQLite lets whoever waits for its write lock sleep and look again, up to 0.1 s each time; this process's own
         # writers need not, they can stand in a line.
         self._line: asyncio.Lock | None = asyncio.Lock() if address.file else None
+        self._durable = durable  # on PostgreSQL: its connections need not be told
 
     def __repr__(self) -> str:
         return f"Database({self.address.shown!r}, schema={self.address.schema!r})"
@@ -92,10 +93,10 @@ class Database:
 
     @asynccontextmanager
     async def for_another_loop(self) -> "AsyncIterator[Database]":
-        """The same database over connections of its own, for the event loop of another thread."""
-        engine = make_engine(self.address)
+        """The same database, for the event loop of another thread, which does nothing but write durably."""
+        engine = make_engine(self.address, durable=True)
         try:
-            yield Database(self.address, engine)
+            yield Database(self.address, engine, durable=not self.address.pooled)
         finally:
             await engine.dispose()
 
@@ -123,7 +124,7 @@ class Database:
                 if durable:
                     await connection.execution_options(**{DURABLE: True})
                 async with connection.begin():
-                    if durable and self.dialect == "postgresql":
+                    if durable and self.dialect == "postgresql" and not self._durable:
                         await connection.execute(text("SET LOCAL synchronous_commit TO on"))
                     yield connection
 
@@ -148,7 +149,7 @@ class Database:
 
     def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
         """An INSERT with the dialect's `on_conflict_do_…`, which both databases write alike."""
-        return _insert(self.dialect, table)
+        return insert_of(self.dialect, table)
 
     async def state(self) -> SchemaState:
         """How the tables stand against this version's migrations."""
@@ -256,10 +257,11 @@ class Database:
 
 def insert_on(connection: AsyncConnection, table: Table) -> postgresql.Insert | sqlite.Insert:
     """Like `Database.insert`, for what is called inside another one's transaction."""
-    return _insert(connection.dialect.name, table)
+    return insert_of(connection.dialect.name, table)
 
 
-def _insert(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
+def insert_of(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Like `Database.insert`, by the dialect's name."""
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 

@@ -23,6 +23,11 @@ def clock_expression(connection: AsyncConnection, now: SecondsClock = time.time)
     """
     if connection.dialect.name != "postgresql":
         return literal(now(), EpochSeconds())
+    return server_clock()
+
+
+def server_clock() -> ColumnElement[float]:
+    """Seconds since 1970 by PostgreSQL's own clock, as an expression."""
     return cast(func.extract("epoch", func.clock_timestamp()), Double)
 
 

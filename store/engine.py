@@ -11,8 +11,9 @@ from typing import Any
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
 from store.address import Address
 from store.errors import DatabaseAddressError, DatabaseBusyError, DatabaseForbiddenError
@@ -26,14 +27,19 @@ _IDLE_IN_TRANSACTION_MS = 60_000
 # The execution options by which a transaction says that it only reads, and that it must outlive a power failure.
 READ_ONLY = "store_read_only"
 DURABLE = "store_durable"
+_USED_AT = "store_used_at"
+_REST_SECONDS = 1.0
 
 
-def make_engine(address: Address, *, pool: bool = True) -> AsyncEngine:
+def make_engine(address: Address, *, pool: bool = True, durable: bool = False) -> AsyncEngine:
     """An engine for `address`. SQLite's file must exist (`prepare_file`).
 
     Args:
         address: the place.
         pool: False for an engine that is used once, from another event loop.
+        durable: every transaction of it is on the disk when it is committed, without being told so, and a connection
+            is asked whether it lives only if it has not been used for a while: for one who writes all the time, half
+            of what goes to and fro is saved. Not behind a pooler, where nothing stays with a connection.
     """
     options: dict[str, Any] = {
         "json_serializer": dump_json,
@@ -59,14 +65,38 @@ def make_engine(address: Address, *, pool: bool = True) -> AsyncEngine:
             "application_name": "kommo-data-plane",
             "idle_in_transaction_session_timeout": str(_IDLE_IN_TRANSACTION_MS),
         }
-    return create_async_engine(
+        if durable:
+            arguments["server_settings"]["synchronous_commit"] = "on"
+    rarely = durable and not address.pooled
+    engine = create_async_engine(
         address.url,
         connect_args=arguments,
-        pool_pre_ping=pool,
+        pool_pre_ping=pool and not rarely,
         # Not search_path: behind a pooler a session's setting may be another client's.
         execution_options={"schema_translate_map": {None: address.schema}},
         **options,
     )
+    if rarely:
+        _ping_after_a_rest(engine)
+    return engine
+
+
+def _ping_after_a_rest(engine: AsyncEngine) -> None:
+    @event.listens_for(engine.sync_engine, "checkin")
+    def _checkin(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+        record.info[_USED_AT] = time.monotonic()
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def _checkout(
+        connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+    ) -> None:
+        if time.monotonic() - record.info.get(_USED_AT, time.monotonic()) < _REST_SECONDS:
+            return
+        dialect = engine.sync_engine.dialect
+        try:
+            dialect.do_ping(connection)
+        except dialect.dbapi.Error as error:  # type: ignore[union-attr]  # a dialect in use has its driver
+            raise DisconnectionError from error  # another connection is taken
 
 
 class _SqliteConnection(sqlite3.Connection):

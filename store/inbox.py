@@ -9,18 +9,29 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeAlias
 
-from sqlalchemy import BigInteger, func, insert, literal, literal_column, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    Result,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy import text as sql
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningInsert
 
-from store.database import Database, insert_on
-from store.dbclock import SecondsClock, clock_expression
-from store.rows import given_rows
+from store.database import Database, insert_of
+from store.dbclock import SecondsClock, server_clock
+from store.rows import given_rows, row_values, rows_table
 from store.tables import WebhookDeliveryRow, WebhookEventRow, table_of
-from store.types import CleanText, PlainJSON, UTCDateTime
+from store.types import CleanText, EpochSeconds, PlainJSON, UTCDateTime
 
 DELIVERIES = table_of(WebhookDeliveryRow)
 EVENTS = table_of(WebhookEventRow)
@@ -275,30 +286,40 @@ async def _insert_events(
     # By their keys: two gateways that write the same ones at once then wait for each other in one direction only.
     # Of two with one key, the sort leaves the one that came first in front.
     ordered = sorted(rows, key=lambda row: (row[0].org, row[2].unique_key))
-    insert_new = (
-        _insert_from(connection, ordered, PENDING, now)
-        .on_conflict_do_nothing(index_elements=["org", "unique_key"], index_where=sql("state <> 'duplicate'"))
-        .returning(EVENTS.c.delivery_id, EVENTS.c.position)
-    )
-    fresh = {(row[0], row[1]) for row in await connection.execute(insert_new)}
+    fresh = {(row[0], row[1]) for row in await _insert(connection, ordered, PENDING, now)}
     if len(fresh) < len(rows):
         again = [row for row in ordered if (row[0].delivery_id, row[1]) not in fresh]
-        await connection.execute(_insert_from(connection, again, DUPLICATE, now))
+        await _insert(connection, again, DUPLICATE, now)
     return fresh
 
 
-def _insert_from(
+async def _insert(
     connection: AsyncConnection, rows: Sequence[_Placed], state: str, now: SecondsClock
-) -> postgresql.Insert | sqlite.Insert:
-    given = given_rows(connection, _NEW, [_event_values(*row) for row in rows])
+) -> Result[str, int]:
+    dialect = connection.dialect.name
+    parameters = row_values(dialect, _NEW, [_event_values(*row) for row in rows])
+    parameters["state"] = state
+    if dialect == "sqlite":
+        parameters["clock"] = now()
+    return await connection.execute(_insertion(dialect), parameters)
+
+
+@cache
+def _insertion(dialect: str) -> ReturningInsert[str, int]:
+    """Made once: for a transaction with few rows the making took more time than all the rest."""
+    given = rows_table(dialect, _NEW)
+    clock = bindparam("clock", type_=EpochSeconds()) if dialect == "sqlite" else server_clock()
     source = select(
         *(given.c[name] for name in _NEW),
-        literal(state, CleanText()).label("state"),
-        clock_expression(connection, now).label("due_at"),
+        bindparam("state", type_=CleanText()).label("state"),
+        clock.label("due_at"),
     )
-    # Without a condition SQLite would take ON CONFLICT for the condition of a join.
-    return insert_on(connection, EVENTS).from_select(
-        [*_NEW, "state", "due_at"], source.where(sql("true")), include_defaults=False
+    return (
+        insert_of(dialect, EVENTS)
+        # Without a condition SQLite would take ON CONFLICT for the condition of a join.
+        .from_select([*_NEW, "state", "due_at"], source.where(sql("true")), include_defaults=False)
+        .on_conflict_do_nothing(index_elements=["org", "unique_key"], index_where=sql("state <> 'duplicate'"))
+        .returning(EVENTS.c.delivery_id, EVENTS.c.position)
     )
 
 

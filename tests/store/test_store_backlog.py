@@ -165,7 +165,7 @@ async def test_w3_an_event_fails_waits_and_dies_and_a_replay_makes_it_pending_ag
         None,
     )
     assert await replay(db) == 0
-    await arrive(db, "other", entity_id="3")
+    await arrive(db, "other", entity_id="3", at=1)
     turn = await _turn(db)
     assert await fail_events(db, turn, [Failure(bad.id, "no such id", None)], now=moment(5))
     (dead,) = await dead_letters(db, "acme")

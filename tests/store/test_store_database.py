@@ -1,5 +1,6 @@
 """Opening a database, its address, its migrations, and what its columns keep."""
 
+import asyncio
 import os
 import re
 import sqlite3
@@ -341,6 +342,27 @@ async def test_only_a_durable_transaction_waits_for_the_disk(db: Database) -> No
         async with db.begin(durable=durable) as connection:
             found.append((await connection.execute(text(asking))).scalar())
     assert found == [fast, safe, safe, fast]
+
+
+async def test_the_writers_own_connections_are_durable_untold_and_replaced_when_they_break(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if db.dialect == "sqlite":
+        pytest.skip("there it is a pragma, and nothing breaks")
+    monkeypatch.setattr("store.engine._REST_SECONDS", 0.0)
+    async with db.for_another_loop() as writer:
+        seen = []
+        for _ in range(2):
+            async with writer.begin(durable=True) as connection:
+                found = await connection.execute(
+                    text("SELECT pg_backend_pid(), current_setting('synchronous_commit')")
+                )
+                seen.append(found.one())
+            async with db.begin() as connection:
+                await connection.execute(text(f"SELECT pg_terminate_backend({seen[-1][0]})"))
+            await asyncio.sleep(0.05)
+    assert [row[1] for row in seen] == ["on", "on"]
+    assert seen[0][0] != seen[1][0]
 
 
 async def test_the_callers_own_errors_pass_through_a_transaction_unchanged_and_roll_it_back(

@@ -153,6 +153,12 @@ def resident(process: Process) -> float:
     return 0.0
 
 
+def cpu_seconds(process: Process) -> float:
+    """Processor time that a process has used: says what a request costs, however busy the machine is."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def verified(database: Database, acknowledged: list[int]) -> dict[str, int]:
     """Whether each acknowledged delivery is in the inbox, and none twice as new."""
     async with database.read() as connection:
@@ -196,7 +202,7 @@ async def measure(url: str, arguments: argparse.Namespace) -> dict[str, Any]:
             bare_command = (sys.executable, "-m", "tests.benchmarks.intake.bare", found.url, found.schema)
             gateway_command = (KOMMO, "gateway", "--port", "0", "--json")
             async with (
-                running(*bare_command) as (bare, _),
+                running(*bare_command) as (bare, beside),
                 running(*gateway_command, environment=found.environment) as (gateway, process),
             ):
                 door = f"{gateway}/api/webhooks/kommo/{found.key}"
@@ -204,13 +210,20 @@ async def measure(url: str, arguments: argparse.Namespace) -> dict[str, Any]:
                     result = await run(address, seconds=1.0)
                     if name == "gateway":
                         acknowledged += result["acknowledged"]
+                used = {"bare": 0.0, "gateway": 0.0}
+                processes = {"bare": beside, "gateway": process}
                 for _ in range(arguments.rounds):  # by turns, so that both have the same machine
                     for name, address in (("bare", bare), ("gateway", door)):
+                        before = cpu_seconds(processes[name])
                         result = await run(address, seconds=short)
+                        used[name] += cpu_seconds(processes[name]) - before
                         rates[name].append(len(result["acknowledged"]) / short)
                         if name == "gateway":
                             acknowledged += result["acknowledged"]
                 capacity = statistics.median(rates["gateway"])
+                for name, seconds in used.items():
+                    number = sum(rates[name]) * short
+                    told[f"{name}_cpu_us_each"] = round(seconds / number * 1e6)
                 told["bare_per_second"] = round(statistics.median(rates["bare"]))
                 told["gateway_per_second"] = round(capacity)
                 told["ratio"] = round(capacity / statistics.median(rates["bare"]), 2)
