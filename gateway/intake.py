@@ -111,13 +111,17 @@ class Intake:
         """Count a request from its first word to its answer.
 
         Raises:
-            TooBusyError: It would have to wait for too long.
+            TooBusyError: It would have to wait for too long; or, at the end, it has waited for too long.
         """
         if self.is_busy:
             raise TooBusyError
         self._at_work += 1
+        began = self._clock.monotonic()
         try:
             yield
+            # It waited to be heard, and waits to be answered, for a turn of the event loop each.
+            if self._clock.monotonic() - began + 2 * self._late > self._capacity.longest:
+                raise TooBusyError  # whoever sent it has given up; a repetition is flagged
         finally:
             self._at_work -= 1
 
@@ -147,8 +151,6 @@ class Intake:
             self._ticking = True
             self._tick_later()
         await answer
-        if self._clock.monotonic() - since + self._late > self._capacity.longest + _TICK:
-            raise TooBusyError  # it is written, but whoever sent it has given up
 
     async def run(self) -> None:
         """Write until `close`, then what is left."""
