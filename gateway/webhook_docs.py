@@ -35,7 +35,11 @@ _KEY_ERRORS = problems(
         "The body is of another kind, or compressed.",
         "The body must be a form or JSON, and not compressed.",
     ),
-    busy=(503, "It could not be written in time.", UNAVAILABLE),
+    busy=(
+        503,
+        "It could not be written in time; or too many came at once, then without a body.",
+        UNAVAILABLE,
+    ),
 )
 _SIGNED_ERRORS = seed_errors(
     forged=(401, "The signature does not fit, or no secret is set.", ["Invalid signature"]),
@@ -46,7 +50,11 @@ _SIGNED_ERRORS = seed_errors(
         "The body is of another kind, or compressed.",
         ["The body must be a form or JSON, and not compressed."],
     ),
-    busy=(503, "It could not be written in time.", [UNAVAILABLE]),
+    busy=(
+        503,
+        "It could not be written in time; or too many came at once, then without a body.",
+        [UNAVAILABLE],
+    ),
 )
 
 

@@ -17,9 +17,9 @@ from typing import Final
 
 from pydantic import SecretStr
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.answers import BUSY_SECONDS, SIGNED_WEBHOOKS, UNAVAILABLE, Refusal, refused
+from gateway.answers import BUSY_SECONDS, SIGNED_WEBHOOKS, UNAVAILABLE, Refusal
 from gateway.intake import Capacity, Intake, TooBusyError, running_intake
 from gateway.remembered import LookupBusyError, Remembered
 from gateway.writer import running_writer
@@ -41,10 +41,7 @@ _LONGEST_HEADER = 300
 _KEPT = (b"user-agent", b"x-amocrm-requestid", b"content-type")
 _ENDED = (ConnectionState.DISCONNECTED, ConnectionState.FAILED)
 _log = logging.getLogger("gateway.webhooks")
-# Made once: under a flood this is nearly all that is said.
-_BUSY = [
-    refused(path, 503, UNAVAILABLE, {"Retry-After": str(BUSY_SECONDS)}) for path in (KEY_DOOR, SIGNED_DOOR)
-]
+_TOO_BUSY = [(b"content-length", b"0"), (b"retry-after", str(BUSY_SECONDS).encode())]
 
 
 @dataclass
@@ -131,6 +128,31 @@ class _Request:
         )
 
 
+class FloodGate:
+    """The layer before all others: sends webhooks away while the intake is full, for as little work as it can.
+
+    What this costs decides how many may come without slowing those that were taken on. So it says nothing but what
+    counts for Kommo, and the intake counts it instead of a line in the log.
+
+    Args:
+        app: What is inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "http" and scope["path"].startswith(SIGNED_DOOR):
+            intake = scope["app"].state.services.webhooks.intake
+            if intake.is_busy:
+                intake.refuse()
+                await send({"type": "http.response.start", "status": 503, "headers": _TOO_BUSY})
+                await send({"type": "http.response.body", "body": b""})
+                return
+        await self._app(scope, receive, send)
+
+
 class _Door:
     """What the two doors have in common."""
 
@@ -148,7 +170,7 @@ class _Door:
             taken = None
         if taken is None:
             doors.intake.refuse()
-            await _BUSY[scope["path"] == SIGNED_DOOR](scope, receive, send)
+            raise Refusal(503, UNAVAILABLE, {"Retry-After": str(BUSY_SECONDS)})
         elif taken:
             scope["state"]["quiet"] = True
             headers = [(b"content-length", str(len(self.answer)).encode())]
