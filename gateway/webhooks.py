@@ -171,7 +171,7 @@ class _Door:
         if taken is None:
             doors.intake.refuse()
             raise Refusal(503, UNAVAILABLE, {"Retry-After": str(BUSY_SECONDS)})
-        elif taken:
+        if taken:
             scope["state"]["quiet"] = True
             headers = [(b"content-length", str(len(self.answer)).encode())]
             if self.answer:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -153,6 +154,35 @@ async def test_what_is_under_way_has_an_end_in_number_and_in_bytes() -> None:
             with running.intake.holding(1000):
                 assert running.intake.is_busy
             assert not running.intake.is_busy
+
+
+async def test_w1_while_the_event_loop_is_slow_only_few_are_let_in() -> None:
+    async with Running(Capacity(given_up=0.3, few=1)) as running:
+        running.disk.may.clear()
+        task = running.put("first")
+        await _begun(running)
+        for _ in range(3):
+            time.sleep(0.2)  # noqa: ASYNC251 - it is meant to hold the loop up
+            await asyncio.sleep(0.06)
+            if running.intake.is_busy:
+                break
+            with running.intake.admitted():
+                if running.intake.is_busy:
+                    break
+        else:
+            raise AssertionError("two turns of a fifth of a second were not noticed")
+        assert not running.intake.is_busy, "one is few"
+        running.disk.may.set()
+        await task
+
+
+async def test_w1_an_answer_that_nobody_hears_any_more_is_no_success() -> None:
+    async with Running(Capacity(given_up=0.05)) as running:
+        running.disk.may.clear()
+        asyncio.get_running_loop().call_later(0.1, running.disk.may.set)
+        with pytest.raises(TooBusyError), running.intake.admitted():
+            await running.put("late")
+        assert [one.delivery_id for one in running.disk.batches[0]] == ["late"], "it is kept all the same"
 
 
 async def test_w1_an_outage_is_no_success_and_over_when_it_is_over() -> None:
