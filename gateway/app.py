@@ -80,7 +80,8 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way to change it
     install_error_answers(app)
     app.add_middleware(Limits)
-    app.add_middleware(FrontDoor)  # the last one added is the outermost
+    app.add_middleware(FrontDoor)
+    app.add_middleware(webhooks.FloodGate)  # the last one added is the outermost
     return app
 
 

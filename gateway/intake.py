@@ -34,7 +34,9 @@ class Capacity:
         batch: Deliveries in one transaction.
         batch_bytes: Bytes of bodies in one transaction; a single larger one is taken by itself.
         patience: Whoever would wait for longer than so many seconds is refused.
-        longest: Whoever has waited for so many seconds is sent away; Kommo gives up after two.
+        longest: Whoever has waited for the database for so many seconds is sent away.
+        given_up: Whoever gets the answer only after so many seconds does not hear it: Kommo gives up after two.
+        few: So many under way are no cause of a slow event loop; they are let in even when it is.
         commit_seconds: A transaction that takes longer is given up.
     """
 
@@ -44,6 +46,8 @@ class Capacity:
     batch_bytes: int = 4 * 1024 * 1024
     patience: float = 1.0
     longest: float = 1.5
+    given_up: float = 1.8
+    few: int = 50
     commit_seconds: float = 10.0
 
 
@@ -100,6 +104,9 @@ class Intake:
             return True
         if self._bytes >= self._capacity.bytes:
             return True
+        # A request is three turns of the event loop: heard, taken on, answered.
+        if 3 * self._late > self._capacity.given_up and self._at_work >= self._capacity.few:
+            return True
         return self._expected_wait() > self._capacity.patience
 
     def refuse(self) -> None:
@@ -111,13 +118,17 @@ class Intake:
         """Count a request from its first word to its answer.
 
         Raises:
-            TooBusyError: It would have to wait for too long.
+            TooBusyError: It would have to wait for too long; or, at the end, it has waited for too long.
         """
         if self.is_busy:
             raise TooBusyError
         self._at_work += 1
+        began = self._clock.monotonic()
         try:
             yield
+            # It waited to be heard, and waits to be answered, for a turn of the event loop each.
+            if self._clock.monotonic() - began + 2 * self._late > self._capacity.given_up:
+                raise TooBusyError  # whoever sent it has given up; a repetition is flagged
         finally:
             self._at_work -= 1
 
@@ -147,8 +158,6 @@ class Intake:
             self._ticking = True
             self._tick_later()
         await answer
-        if self._clock.monotonic() - since + self._late > self._capacity.longest + _TICK:
-            raise TooBusyError  # it is written, but whoever sent it has given up
 
     async def run(self) -> None:
         """Write until `close`, then what is left."""
@@ -226,8 +235,7 @@ class Intake:
             # One that takes long already will go on for as long, as far as anybody knows.
             passed = self._clock.monotonic() - self._began
             wait += max(self._usual - passed, passed if passed > 2 * self._usual else 0.0)
-        # A request is three turns of the event loop: heard, taken on, answered.
-        return max(wait, 3 * self._late)
+        return wait
 
     def _tick_later(self) -> None:
         due = self._clock.monotonic() + _TICK

@@ -17,6 +17,7 @@ _TAKEN: dict[str, Any] = {
         }
     },
 }
+_TAKEN_FROM_KOMMO = {"description": "It is on the disk. The answer is empty: Kommo looks at the status only."}
 _RETRY = {"Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}}}
 _FORM_EXAMPLE = "account%5Bid%5D=31234567&leads%5Bupdate%5D%5B0%5D%5Bid%5D=15318175"
 _JSON_EXAMPLE = {"account": {"id": 31234567}, "leads": {"update": [{"id": "15318175"}]}}
@@ -34,7 +35,11 @@ _KEY_ERRORS = problems(
         "The body is of another kind, or compressed.",
         "The body must be a form or JSON, and not compressed.",
     ),
-    busy=(503, "It could not be written in time.", UNAVAILABLE),
+    busy=(
+        503,
+        "It could not be written in time; or too many came at once, then without a body.",
+        UNAVAILABLE,
+    ),
 )
 _SIGNED_ERRORS = seed_errors(
     forged=(401, "The signature does not fit, or no secret is set.", ["Invalid signature"]),
@@ -45,7 +50,11 @@ _SIGNED_ERRORS = seed_errors(
         "The body is of another kind, or compressed.",
         ["The body must be a form or JSON, and not compressed."],
     ),
-    busy=(503, "It could not be written in time.", [UNAVAILABLE]),
+    busy=(
+        503,
+        "It could not be written in time; or too many came at once, then without a body.",
+        [UNAVAILABLE],
+    ),
 )
 
 
@@ -84,7 +93,7 @@ def webhook_paths(seed: _Answers, plain: _Answers) -> dict[str, Any]:
                     "required": True,
                     "content": {"application/x-www-form-urlencoded": form, "application/json": told},
                 },
-                "responses": {"200": _TAKEN} | _by_text(plain) | _by_text(_KEY_ERRORS),
+                "responses": {"200": _TAKEN_FROM_KOMMO} | _by_text(plain) | _by_text(_KEY_ERRORS),
             }
         },
         SIGNED_DOOR: {

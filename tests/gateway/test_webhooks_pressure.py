@@ -1,8 +1,10 @@
 """W1, W4: what comes at once is written together; who cannot be served in time is sent away at once."""
 
 import asyncio
+import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -155,6 +157,32 @@ async def test_what_is_under_way_has_an_end_in_number_and_in_bytes() -> None:
             assert not running.intake.is_busy
 
 
+async def test_w1_while_the_event_loop_is_slow_only_few_are_let_in() -> None:
+    async with Running(Capacity(given_up=0.3, few=1, patience=10)) as running:
+        running.disk.may.clear()
+        task = running.put("first")
+        await _begun(running)
+        seen = []
+        for _ in range(3):
+            time.sleep(0.2)  # noqa: ASYNC251 - it is meant to hold the loop up
+            await asyncio.sleep(0.001)
+            with contextlib.suppress(TooBusyError), running.intake.admitted():
+                seen.append(running.intake.is_busy)
+        assert seen == [False, True, True], "a single hiccup refuses nobody"
+        assert not running.intake.is_busy, "one is few"
+        running.disk.may.set()
+        await task
+
+
+async def test_w1_an_answer_that_nobody_hears_any_more_is_no_success() -> None:
+    async with Running(Capacity(given_up=0.05)) as running:
+        running.disk.may.clear()
+        asyncio.get_running_loop().call_later(0.1, running.disk.may.set)
+        with pytest.raises(TooBusyError), running.intake.admitted():
+            await running.put("late")
+        assert [one.delivery_id for one in running.disk.batches[0]] == ["late"], "it is kept all the same"
+
+
 async def test_w1_an_outage_is_no_success_and_over_when_it_is_over() -> None:
     async with Running() as running:
         running.disk.error = DatabaseUnavailableError("The database canary does not answer.")
@@ -266,8 +294,10 @@ async def test_w1_the_door_says_503_at_once_while_the_database_hangs(
     assert loop.time() - asked < 0.5
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) > 0
-    assert answer.json()["detail"].endswith("Try again in a little while.")
-    assert (await first).status_code == 503
+    waited = await first
+    assert waited.status_code == 503
+    assert int(waited.headers["retry-after"]) > 0
+    assert waited.json()["detail"].endswith("Try again in a little while.")
     assert loop.time() - began < 2.0, "Kommo waits for two seconds"
     may.set()
     await _until(lambda: not hooks.services.webhooks.intake.is_busy)
