@@ -57,7 +57,8 @@ def run_app(app: App, tokens: list[str] | None = None) -> NoReturn:
 def _end_as_if_interrupted() -> Iterator[list[int]]:
     """Let SIGTERM end a command as Ctrl-C does, so that Prefect's small server ends with it and is not left behind.
 
-    Commands that serve have handlers of their own.
+    Commands that serve have handlers of their own. What a script starts in its background begins with SIGINT ignored;
+    asyncio would then not listen to it, so it is heard again for as long as the command runs.
 
     Yields:
         A list that is empty until SIGTERM came.
@@ -70,10 +71,14 @@ def _end_as_if_interrupted() -> Iterator[list[int]]:
         signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, end)
+    interrupt = signal.getsignal(signal.SIGINT)
+    if interrupt is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield told
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def exit_code(action: Callable[[], Any]) -> int:

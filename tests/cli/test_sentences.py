@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -110,8 +111,18 @@ async def test_wrong_use_is_named() -> None:
         await sync("acme", all_orgs=True)
 
 
-def test_being_told_to_end_ends_a_command_as_ctrl_c_does() -> None:
-    """So that what it has started, Prefect's small server first of all, ends with it."""
+@pytest.mark.parametrize("interrupt", [signal.default_int_handler, signal.SIG_IGN])
+def test_being_told_to_end_ends_a_command_as_ctrl_c_does(interrupt: Any) -> None:
+    """So that what it has started, Prefect's small server first of all, ends with it; also in a script's background."""
+    at_first = signal.signal(signal.SIGINT, interrupt)
+    try:
+        _end_a_command()
+        assert signal.getsignal(signal.SIGINT) is interrupt
+    finally:
+        signal.signal(signal.SIGINT, at_first)
+
+
+def _end_a_command() -> None:
     tidied: list[bool] = []
 
     async def waiting() -> None:
