@@ -9,10 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kommo.records import read_by_ids
-
 from kommo.client import KommoClient
 from kommo.errors import ErrorKind, KommoError
+from kommo.records import read_by_ids
 from tasks.errors import sentence_of
 
 _ITEM = frozenset(
