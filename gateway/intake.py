@@ -38,6 +38,8 @@ class Capacity:
         given_up: Whoever gets the answer only after so many seconds does not hear it: Kommo gives up after two.
         few: So many under way are no cause of a slow event loop; they are let in even when it is.
         commit_seconds: A transaction that takes longer is given up.
+        pace: A transaction begins at least so many seconds after the one before: it has a price of its own, and many
+            small ones take the processor from the requests. Whoever comes alone does not wait.
     """
 
     at_once: int = 400
@@ -49,6 +51,7 @@ class Capacity:
     given_up: float = 1.8
     few: int = 50
     commit_seconds: float = 10.0
+    pace: float = 0.01
 
 
 class TooBusyError(Exception):
@@ -162,10 +165,14 @@ class Intake:
     async def run(self) -> None:
         """Write until `close`, then what is left."""
         while not (self._closing and not self._queue):
-            batch = self._take()
-            if not batch:
+            if not self._queue:
                 self._wake.clear()
                 await self._wake.wait()
+            early = self._began + self._capacity.pace - self._clock.monotonic()
+            if early > 0:
+                await asyncio.sleep(early)
+            batch = self._take()
+            if not batch:
                 continue
             self._committing = batch
             try:

@@ -18,16 +18,20 @@ async def find_app(settings: Settings) -> KommoApp:
     Without a Prefect server, or without the block, it is what the environment says: a refresh must not fail because the
     server is down while everything that it needs is at hand.
     """
+    return (await _read_block() or KommoApp()).filled_from(settings)
+
+
+async def _read_block() -> KommoApp | None:
+    """The block, an empty one if there is none; None if Prefect does not say."""
     try:
-        block = cast("KommoApp", await KommoApp.aload(DEFAULT_NAME, validate=False))
+        return cast("KommoApp", await KommoApp.aload(DEFAULT_NAME, validate=False))
     except ValueError:
-        block = KommoApp()
+        return KommoApp()
     except Exception as error:  # noqa: BLE001 - whatever keeps us from Prefect, the environment may be enough
         _log.warning(
             "The KommoApp block could not be read (%s); the environment has to do.", type(error).__name__
         )
-        block = KommoApp()
-    return block.filled_from(settings)
+        return None
 
 
 async def require_app(settings: Settings) -> KommoApp:
@@ -36,7 +40,8 @@ async def require_app(settings: Settings) -> KommoApp:
     Raises:
         AppIncompleteError: the id, the secret or the redirect URI is missing.
     """
-    app = await find_app(settings)
+    block = await _read_block()
+    app = (block or KommoApp()).filled_from(settings)
     missing = [
         label
         for label, value in (
@@ -47,8 +52,10 @@ async def require_app(settings: Settings) -> KommoApp:
         if not value
     ]
     if missing:
-        raise AppIncompleteError(
+        error = AppIncompleteError(
             f"The Kommo integration is not complete: {', '.join(missing)} missing. Set them in the environment, or "
             f"fill the Kommo App block '{DEFAULT_NAME}' in Prefect, from the integration's «Keys and scopes» page."
         )
+        error.block_unread = block is None
+        raise error
     return app

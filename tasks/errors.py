@@ -26,7 +26,12 @@ class WrongAccountError(DataPlaneError):
 
 
 class AppIncompleteError(DataPlaneError):
-    """The integration's id, secret or redirect URI is missing."""
+    """The integration's id, secret or redirect URI is missing.
+
+    `block_unread` says that Prefect did not give the block, so that what is missing may be there.
+    """
+
+    block_unread: bool = False
 
 
 class KeysFromEnvironmentError(DataPlaneError):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from deployments.cli.output import print_json, say
+import asyncio
+
+from deployments.cli.output import err, print_json, say
 from deployments.cli.run import WrongUseError
+
+_PREFECT_SECONDS = 10.0
 
 
 async def gateway(*, host: str = "127.0.0.1", port: int = 8020, json: bool = False) -> None:
-    """Serve the HTTP door until interrupted: connecting accounts by OAuth, and how connections stand.
+    """Serve the HTTP door until interrupted: accounts are connected by OAuth, and webhooks taken in.
 
     It needs KOMMO_CLIENT_ID, KOMMO_CLIENT_SECRET and APP_URL (or the Kommo App block), and a key for the product:
     `kommo keys api create`. Put a proxy with https before it; it speaks plain HTTP.
@@ -21,19 +25,30 @@ async def gateway(*, host: str = "127.0.0.1", port: int = 8020, json: bool = Fal
     from blocks.settings import Settings
     from gateway.serve import serve
     from tasks.app import require_app
+    from tasks.errors import AppIncompleteError
 
     settings = Settings()
     app = KommoApp.from_environment(settings)
     if not app.is_complete:
-        app = await require_app(settings)
+        try:
+            async with asyncio.timeout(_PREFECT_SECONDS):
+                app = await require_app(settings)
+        except (AppIncompleteError, TimeoutError) as error:
+            if isinstance(error, AppIncompleteError) and not error.block_unread:
+                raise
+            # Webhooks come all the same, and none may be lost because Prefect is away (W4).
+            err.print(
+                "Prefect does not answer. Webhooks are taken in; accounts can be connected when it is back."
+            )
 
     def ready(url: str) -> None:
         if json:
             print_json({"url": url, "redirect_uri": app.redirect_uri})
         else:
+            names = f"The integration at Kommo must name this redirect URI: {app.redirect_uri} . "
             say(
-                f"The gateway listens on {url} (its API: {url}/openapi.json). The integration at Kommo must name this "
-                f"redirect URI: {app.redirect_uri} . Ctrl-C stops it."
+                f"The gateway listens on {url} (its API: {url}/openapi.json). "
+                f"{names if app.redirect_uri else ''}Ctrl-C stops it."
             )
 
     try:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 
 from blocks.app import CALLBACK_PATH
@@ -146,6 +147,20 @@ def test_a_gateway_without_an_integration_says_what_is_missing(sqlite_cli: Cli) 
     assert ran.code == 1
     assert "KOMMO_CLIENT_ID" in ran.sentence
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.seconds(8)
+def test_w4_a_gateway_whose_integration_lies_on_a_prefect_that_is_away_takes_webhooks_in(
+    sqlite_cli: Cli,
+) -> None:
+    environment = {**sqlite_cli.environment, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    with _gateway(environment) as (url, process):
+        answer = httpx.post(f"{url}/api/webhooks/kommo/{'x' * 43}", content=b"a=1", timeout=10)
+        assert answer.status_code == 404, "the key was looked up"
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=60)
+    assert "Prefect does not answer" in log
+    assert process.returncode == 0, log
 
 
 @pytest.mark.seconds(6)

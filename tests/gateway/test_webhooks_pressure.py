@@ -86,6 +86,19 @@ async def test_w1_what_comes_during_a_commit_is_written_by_the_next_one_together
         assert [len(batch) for batch in running.disk.batches] == [1, 50]
 
 
+async def test_w1_transactions_keep_a_distance_and_whoever_comes_alone_does_not_wait() -> None:
+    async with Running(Capacity(pace=0.1)) as running:
+        await running.put("first")
+        began = time.monotonic()
+        await asyncio.gather(running.put("second"), running.put("third"))
+        assert time.monotonic() - began > 0.05
+        await asyncio.sleep(0.12)
+        began = time.monotonic()
+        await running.put("alone")
+        assert time.monotonic() - began < 0.05
+        assert [len(batch) for batch in running.disk.batches] == [1, 2, 1]
+
+
 async def test_w1_a_transaction_has_an_upper_size_in_number_and_bytes() -> None:
     async with Running(Capacity(batch=10, batch_bytes=100)) as running:
         running.disk.may.clear()

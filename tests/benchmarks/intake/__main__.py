@@ -229,9 +229,12 @@ async def measure(url: str, arguments: argparse.Namespace) -> dict[str, Any]:
                 told["ratio"] = round(capacity / statistics.median(rates["bare"]), 2)
                 for name, address in (("bare", bare), ("gateway", door)):
                     seconds = arguments.seconds if name == "gateway" else min(arguments.seconds, short)
+                    before = cpu_seconds(processes[name])
                     result = await run(address, rate=arguments.rate, seconds=seconds)
+                    cpu = cpu_seconds(processes[name]) - before
                     told[f"{name}_at_{arguments.rate:g}_per_second"] = milliseconds(result["times"]) | {
                         "seconds": seconds,
+                        "cpu_us_each": round(cpu / max(1, len(result["times"])) * 1e6),
                         "statuses": result["statuses"],
                         "broken": result["broken"],
                     }
