@@ -273,11 +273,8 @@ async def test_w3_a_row_that_the_database_refuses_does_not_take_the_others_with_
 def _refusal(database: Database, record_id: int) -> tuple[str, str]:
     """A rule by which the mirror refuses one record, as a fault of ours would look; and how to end it."""
     if database.dialect == "sqlite":
-        return (
-            f"CREATE TRIGGER poison BEFORE INSERT ON record WHEN NEW.record_id = {record_id} "
-            "BEGIN SELECT RAISE(ABORT, 'poison'); END",
-            "DROP TRIGGER poison",
-        )
+        when = f"BEFORE INSERT ON record WHEN NEW.record_id = {record_id}"
+        return f"CREATE TRIGGER poison {when} BEGIN SELECT RAISE(ABORT, 'poison'); END", "DROP TRIGGER poison"
     alter = f'ALTER TABLE "{database.address.schema}".record'
     return (
         f"{alter} ADD CONSTRAINT poison CHECK (record_id <> {record_id})",
