@@ -23,7 +23,8 @@ The HTTP door between the product and its customers' Kommo accounts.
 **For which org** is named beside it, in the header `X-Kommo-Org`; a key may be limited to some orgs.
 
 **Errors**: under `/api/v1/crm/kommo/` the body is `{"error": "…"}`, elsewhere problem+json (RFC 9457). Every answer
-carries `X-Request-Id`, by which the log of this service knows the request.
+carries `X-Request-Id`, by which the log of this service knows the request; only a webhook that is sent away in a flood
+gets a bare 503.
 """
 
 
