@@ -11,6 +11,7 @@ from gateway.answers import Refusal, problems
 from gateway.services import services_of
 from store.connections import ConnectionState
 from store.errors import UnknownConnectionError
+from store.subscriptions import SubscriptionState
 from tasks.status import org_status
 
 router = APIRouter(tags=["Connections"])
@@ -39,6 +40,29 @@ class LastSync(BaseModel):
     reason: str | None = Field(description="Why it failed.")
 
 
+class WebhookCompleteness(BaseModel):
+    """What part of the changes of a time had come by webhook, by the newest comparison with Kommo's API."""
+
+    share: float = Field(description="From 0 to 1; what was missing has been repaired.", examples=[0.998])
+    changes: int = Field(description="What changed, as the API says.")
+    arrived: int = Field(description="Of these, what webhooks had told.")
+    repaired: int = Field(description="Of these, what was missing here and has been read.")
+    since: datetime
+    until: datetime
+
+
+class Webhooks(BaseModel):
+    """How an org's webhooks stand."""
+
+    state: SubscriptionState | None = Field(
+        description="`on`; `disabled`: Kommo has switched them off; `missing`: the subscription is gone (both are put "
+        "right by the next look); `off`: there is none, on purpose or because Kommo refuses it."
+    )
+    reason: str | None = Field(description="Why, as a sentence for people.")
+    checked_at: datetime | None = Field(description="When Kommo was last asked.")
+    completeness: WebhookCompleteness | None
+
+
 class ConnectionStatus(BaseModel):
     """How one org's connection stands."""
 
@@ -62,6 +86,12 @@ class ConnectionStatus(BaseModel):
                     "finished_at": "2026-11-23T10:01:00Z",
                     "reason": None,
                 },
+                "webhooks": {
+                    "state": "on",
+                    "reason": None,
+                    "checked_at": "2026-11-23T10:30:00Z",
+                    "completeness": None,
+                },
             }
         }
     )
@@ -79,6 +109,7 @@ class ConnectionStatus(BaseModel):
     expires_at: datetime | None = Field(description="End of the access token; it is renewed before.")
     last_synced_at: datetime | None = Field(description="When the set-up was last read completely.")
     last_sync: LastSync | None
+    webhooks: Webhooks | None = Field(description="None if nothing is known of them.")
 
 
 @router.get(

@@ -25,10 +25,10 @@ from gateway.remembered import LookupBusyError, Remembered
 from gateway.writer import running_writer
 from kommo.clock import Clock
 from kommo.webhooks import BodyTooLargeError, UnreadableBodyError, is_understood, parse
-from store.connections import ConnectionState, find_connections
 from store.database import Database
 from store.inbox import NewDelivery, NewEvent
 from store.webhook_keys import WebhookKey, find_key, hash_of_key
+from tasks.deliveries import NOBODYS, inbox_events, orgs_of_account
 
 KEY_DOOR = "/api/webhooks/kommo/{hook_key}"
 SIGNED_DOOR = SIGNED_WEBHOOKS
@@ -39,7 +39,6 @@ _KEY_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstu
 _LARGE = 64 * 1024  # bytes from which on a body is read in a thread: others need not wait for it
 _LONGEST_HEADER = 300
 _KEPT = (b"user-agent", b"x-amocrm-requestid", b"content-type")
-_ENDED = (ConnectionState.DISCONNECTED, ConnectionState.FAILED)
 _log = logging.getLogger("gateway.webhooks")
 _TOO_BUSY = [(b"content-length", b"0"), (b"retry-after", str(BUSY_SECONDS).encode())]
 
@@ -85,8 +84,7 @@ async def open_doors(
         return await find_key(database, key_hash)
 
     async def orgs(account_id: int) -> tuple[str, ...]:
-        found = await find_connections(database, account_id=account_id)
-        return tuple(one.org for one in found if one.state not in _ENDED)
+        return await orgs_of_account(database, account_id)
 
     async with (
         running_writer(database) as writer,
@@ -249,8 +247,7 @@ class _Read:
     reason: str | None = None
 
     def without_org(self) -> "_Read":
-        reason = self.reason or "No connected org has the account that the body names."
-        return _Read(self.body, self.account_id, (), reason)
+        return _Read(self.body, self.account_id, (), self.reason or NOBODYS)
 
 
 async def _known_key(doors: WebhookDoors, text: str) -> WebhookKey:
@@ -322,19 +319,7 @@ def _parsed(body: bytes, request: _Request) -> _Read:
         return _Read(
             body, None, (), f"Reading it failed ({type(error).__name__}). That is a fault of this program."
         )
-    events = tuple(
-        NewEvent(
-            one.entity,
-            one.action,
-            one.entity_id,
-            one.parent,
-            one.occurred_at,
-            one.unique_key,
-            one.payload,
-        )
-        for one in told.events
-    )
-    return _Read(body, told.account_id, events)
+    return _Read(body, told.account_id, inbox_events(told))
 
 
 def _delivery(doors: WebhookDoors, request: _Request, read: _Read, *, door: str, org: str) -> NewDelivery:

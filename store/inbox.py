@@ -194,14 +194,22 @@ async def save_deliveries(
 
 
 async def save_parsed(
-    db: Database, delivery_id: str, events: Sequence[NewEvent], *, now: SecondsClock = time.time
+    db: Database, delivery_id: str, events: Sequence[NewEvent], *, org: str, now: SecondsClock = time.time
 ) -> Saved | None:
-    """Give an unreadable delivery its events, once it can be read; None if it is not (or no longer) unreadable."""
+    """Give an unreadable delivery its events, once it can be read; None if it is not (or no longer) unreadable.
+
+    Args:
+        db: the store.
+        delivery_id: which.
+        events: what it tells of.
+        org: whose it is: the one that it had, or the one that was found for it.
+        now: seconds since 1970, used on SQLite.
+    """
     async with db.begin(durable=True) as connection:
         found = await connection.execute(
             update(DELIVERIES)
             .where(DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state == UNREADABLE)
-            .values(state=STORED, reason=None, event_count=len(events))
+            .values(org=org, state=STORED, reason=None, event_count=len(events))
             .returning(DELIVERIES)
         )
         row = found.mappings().first()
@@ -238,23 +246,25 @@ async def delivery_events(db: Database, delivery_id: str) -> list[StoredEvent]:
 
 
 async def unreadable_deliveries(
-    db: Database, org: str, *, limit: int = 100, after: tuple[datetime, str] | None = None
+    db: Database, org: str | None = None, *, limit: int = 100, after: tuple[datetime, str] | None = None
 ) -> list[StoredDelivery]:
-    """A page of an org's deliveries that cannot be read, oldest first.
+    """A page of the deliveries that cannot be read, oldest first.
 
     Args:
         db: the store.
-        org: the product's tenant; empty for those that could not be given to one.
+        org: only those of this tenant; empty for those that could not be given to one; None for all.
         limit: at most so many.
         after: time and id of the last one of the page before.
     """
     place = (DELIVERIES.c.received_at, DELIVERIES.c.delivery_id)
     query = (
         select(DELIVERIES)
-        .where(DELIVERIES.c.org == org, DELIVERIES.c.state == literal_column("'unreadable'"))
+        .where(DELIVERIES.c.state == literal_column("'unreadable'"))
         .order_by(*place)
         .limit(limit)
     )
+    if org is not None:
+        query = query.where(DELIVERIES.c.org == org)
     if after is not None:
         query = query.where(tuple_(*place) > tuple_(*after, types=[UTCDateTime(), CleanText()]))
     async with db.read() as connection:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 from kommo.auth import OAuthClient
 from kommo.clock import Clock
-from kommo.errors import KommoError
+from kommo.errors import ErrorKind, KommoError
 from kommo.hosts import parse_host
 from kommo.tokenpair import TokenPair
 from store.claims import Claim, note_step, release
@@ -14,11 +14,12 @@ from store.connections import PAIR, ConnectionRecord, ConnectionState, get_conne
 from store.database import Database
 from store.errors import StoreError
 from tasks.attempt import Announce, Attempt, Reached, Refreshed, claim_lost
-from tasks.errors import BlocksUnavailableError, NotConnectedError
+from tasks.errors import BlocksUnavailableError, ClaimLostError, NotConnectedError
 from tasks.vault import STORE_WITHIN, HeldPair, Vault
 
-_REPEATS = 3
-_REPEAT_PAUSE = 1.0
+_CALLS = 5  # with a tenth of the answers lost, one refresh in a hundred thousand is left for the next time
+_PAUSE, _LONGEST_PAUSE = 1.0, 4.0
+_TOO_FAST = 2
 
 _log = logging.getLogger(__name__)
 
@@ -56,18 +57,30 @@ class Caller:
         self.reached = reached
 
     async def call_and_repeat(self, attempt: Attempt, held: HeldPair) -> TokenPair:
-        """Call; while the outcome is unknown, again with the same token: that is what Kommo's grace is for."""
-        for repeat in range(_REPEATS):
-            if repeat:
-                await self.clock.sleep(_REPEAT_PAUSE * 2 ** (repeat - 1) * (0.5 + self.clock.random()))
+        """Call, and again with the same token while that can help.
+
+        While the outcome is unknown it is what Kommo's grace is for; after a 429 nothing was done, and the budget
+        waits for as long as Kommo says (R2).
+        """
+        unheard = too_fast = 0
+        while True:
             try:
                 return await self.call(attempt, held)
             except KommoError as error:
                 attempt.unknown = attempt.unknown or error.outcome_unknown
-                out_of_time = self.clock.monotonic() > attempt.send_before
-                if not error.outcome_unknown or repeat == _REPEATS - 1 or out_of_time:
+                unheard += error.outcome_unknown
+                too_fast += error.kind is ErrorKind.RATE_LIMITED
+                begins = self.clock.monotonic() + (error.retry_after or 0.0)
+                known = not error.outcome_unknown and error.kind is not ErrorKind.RATE_LIMITED
+                if known or unheard >= _CALLS or too_fast > _TOO_FAST or begins > attempt.send_before:
                     raise
-        raise AssertionError("unreachable")
+                if error.outcome_unknown:
+                    pause = min(_PAUSE * 2 ** (unheard - 1), _LONGEST_PAUSE)
+                    await self.clock.sleep(pause * (0.5 + self.clock.random()))
+            except ClaimLostError:
+                if not attempt.unknown:  # nothing was ever sent: nobody need wait for the claim to end
+                    await self.release(attempt.claim)
+                raise
 
     async def call(self, attempt: Attempt, held: HeldPair) -> TokenPair:
         """One call with one token, noted down before."""

@@ -155,8 +155,11 @@ class _Telling:
         new, old = event.payload.get("responsible_user_id"), event.payload.get("old_responsible_user_id")
         if event.entity != "leads" and old and str(old) != str(new):
             also.append(type_of(noun, "responsible_changed"))
-        if event.entity == "tasks" and str(event.payload.get("action_close", "")) == "1":
-            also.append(type_of(noun, "completed"))
+        completed = type_of(noun, "completed")
+        # A result that is written at the closing comes as an update of its own, which says `action_close` again.
+        closed = event.entity == "tasks" and str(event.payload.get("action_close", "")) == "1"
+        if closed and not self._has(completed):
+            also.append(completed)
         for name in also:
             self._tell(event, name)
         return ", ".join([told, *also])

@@ -4,12 +4,17 @@ import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from deployments.cli.output import ago, cell, out, print_json, say, state_text, table
 from deployments.cli.run import WrongUseError, many_imports
+
+if TYPE_CHECKING:
+    from store.inbox import StoredEvent
+
+_EVENT_DIGITS = 18  # fits 64 bits; a delivery's id has 32 characters
 
 
 async def run_backlog(*orgs: str, linger: str = "0s", shard: str | None = None, json: bool = False) -> None:
@@ -78,50 +83,74 @@ async def backlog(org: str | None = None, *, json: bool = False) -> None:
 
 
 async def dead(org: str | None = None, *, limit: int = 100, after: int = 0, json: bool = False) -> None:
-    """Show the dead letters: events that were given up, with the reason. Oldest first.
+    """Show the dead letters: events that were given up, and deliveries that cannot be read. Oldest first.
 
     Args:
-        org: One org; without it, all.
-        limit: At most so many.
-        after: The last id of the page before.
+        org: One org; without it, all, and deliveries of accounts that no org is connected to.
+        limit: At most so many of each.
+        after: The last id of the page of events before.
         json: Print them as JSON.
     """
     from blocks.settings import Settings
     from store.backlog import dead_letters
+    from store.inbox import unreadable_deliveries
     from tasks.installation import open_database
 
     if limit < 1:
         raise WrongUseError("--limit is at least 1.")
     async with open_database(Settings()) as database:
         found = await dead_letters(database, org, limit=limit, after=after)
+        unread = await unreadable_deliveries(database, org, limit=limit)
     if json:
-        print_json([_without_payload(asdict(event)) for event in found])
+        print_json(
+            {
+                "events": [_without_payload(asdict(event)) for event in found],
+                "deliveries": [_without_body(asdict(one)) for one in unread],
+            }
+        )
         return
-    if not found:
+    if not (found or unread):
         say("There are no dead letters.")
         return
-    table(
-        ["id", "org", "what", "received", "attempts", "why"],
-        [
-            (
-                event.id,
-                cell(event.org),
-                cell(f"{event.entity} {event.action} {event.entity_id}"),
-                cell(event.received_at),
-                event.attempts,
-                cell(event.reason),
-            )
-            for event in found
-        ],
-    )
+    if found:
+        table(
+            ["id", "org", "what", "received", "attempts", "why"],
+            [
+                (
+                    event.id,
+                    cell(event.org),
+                    cell(f"{event.entity} {event.action} {event.entity_id}"),
+                    cell(event.received_at),
+                    event.attempts,
+                    cell(event.reason),
+                )
+                for event in found
+            ],
+        )
+    if unread:
+        table(
+            ["delivery", "org", "bytes", "received", "why it cannot be read"],
+            [
+                (
+                    one.delivery_id,
+                    cell(one.org or "(nobody's)"),
+                    len(one.body),
+                    cell(one.received_at),
+                    cell(one.reason),
+                )
+                for one in unread
+            ],
+        )
     say("Once the cause is gone: kommo webhooks replay --ids ID …, --reason TEXT or --since TIME")
 
 
-async def show(event_id: Annotated[int, Parameter(name="ID")], *, json: bool = False) -> None:
-    """Show one event, what it came to, and the delivery that it came with. The output holds customers' data.
+async def show(number: Annotated[str, Parameter(name="ID")], *, json: bool = False) -> None:
+    """Show one event, what it came to, and the delivery that it came with; or a delivery that cannot be read.
+
+    The output holds customers' data.
 
     Args:
-        event_id: The event's id.
+        number: The id of an event or of a delivery.
         json: Print it as JSON, with the delivery's bytes in base64.
     """
     from blocks.settings import Settings
@@ -129,19 +158,34 @@ async def show(event_id: Annotated[int, Parameter(name="ID")], *, json: bool = F
     from tasks.errors import DataPlaneError
     from tasks.installation import open_database
 
+    event_id = _event_id(number)
     async with open_database(Settings()) as database:
-        event = await get_event(database, event_id)
-        if event is None:
-            raise DataPlaneError(
-                f"There is no event {event_id}. `kommo webhooks dead` lists those that failed."
-            )
-        delivery = await get_delivery(database, event.delivery_id)
+        event = None if event_id is None else await get_event(database, event_id)
+        delivery = await get_delivery(database, number if event is None else event.delivery_id)
+    if event is None and delivery is None:
+        raise DataPlaneError(
+            f"There is no event or delivery {number[:64]}. `kommo webhooks dead` lists those that failed."
+        )
     if json:
         found = None if delivery is None else asdict(delivery)
         if found is not None:
             found["body"] = base64.b64encode(found["body"]).decode()
-        print_json({"event": asdict(event), "delivery": found})
+        print_json({"event": None if event is None else asdict(event), "delivery": found})
         return
+    if event is not None:
+        _show_event(event)
+    if delivery is not None:
+        whose = cell(delivery.org or "(nobody's)")
+        say(
+            f"  delivery {delivery.delivery_id} of {whose}: {len(delivery.body)} bytes by the {delivery.door} door"
+        )
+        if delivery.reason:
+            say(f"  cannot be read: {delivery.reason}")
+    if event is not None:
+        print_json(event.payload)
+
+
+def _show_event(event: "StoredEvent") -> None:
     out.print(f"[bold]event {event.id}[/] · {cell(event.org)} · {state_text(event.state)}")
     say(
         f"  {event.entity} {event.action} {event.entity_id}, received {event.received_at:%Y-%m-%d %H:%M:%S} UTC"
@@ -150,43 +194,55 @@ async def show(event_id: Annotated[int, Parameter(name="ID")], *, json: bool = F
         say(f"  why: {event.reason} (attempt {event.attempts})")
     if event.outcome:
         say(f"  came to: {event.outcome}")
-    if delivery is not None:
-        say(f"  delivery {delivery.delivery_id}: {len(delivery.body)} bytes by the {delivery.door} door")
-    print_json(event.payload)
 
 
 async def replay(
     org: str | None = None,
     *,
-    ids: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None,
+    ids: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     reason: str | None = None,
     since: str | None = None,
     everything: Annotated[bool, Parameter(name="--all")] = False,
     json: bool = False,
 ) -> None:
-    """Put dead letters back into the backlog, with all their attempts before them.
+    """Put dead letters back into the backlog, with all their attempts before them; read unreadable deliveries again.
 
     Args:
         org: Only this org's.
-        ids: Only these events.
-        reason: Only those that were given up for exactly this reason.
-        since: Only those that came then or later: a time as in 2026-11-23T12:00 (UTC unless it names another zone).
+        ids: Only these events and deliveries.
+        reason: Only the events that were given up for exactly this reason.
+        since: Only what came then or later: a time as in 2026-11-23T12:00 (UTC unless it names another zone).
         everything: All that there are, when nothing else narrows them down.
         json: Print how many there were as JSON.
     """
     from blocks.settings import Settings
     from store.backlog import replay as put_back
+    from tasks.deliveries import ReadAgain, read_again
     from tasks.installation import open_database
 
     if not (org or ids or reason or since or everything):
         raise WrongUseError("Say which: --ids, --reason, --since, an org, or --all.")
     moment = None if since is None else _moment(since)
+    events = None if not ids else [found for one in ids if (found := _event_id(one)) is not None]
+    deliveries = None if not ids else [one for one in ids if _event_id(one) is None]
     async with open_database(Settings()) as database:
-        count = await put_back(database, ids=ids or None, org=org, reason=reason, since=moment)
+        count = await put_back(database, ids=events, org=org, reason=reason, since=moment)
+        again = ReadAgain()
+        if reason is None and deliveries != []:
+            again = await read_again(database, org=org, ids=deliveries, since=moment)
     if json:
-        print_json({"replayed": count})
-    else:
-        say(f"{count} dead letters are back in the backlog; `kommo backlog` works them off now.")
+        print_json({"replayed": count, **asdict(again)})
+        return
+    say(f"{count} dead letters are back in the backlog; `kommo backlog` works them off now.")
+    if again.read:
+        say(f"{again.read} deliveries could be read now; they told of {again.events} new events.")
+    for delivery_id, why in again.still.items():
+        say(f"Delivery {delivery_id} still cannot be read: {why}")
+
+
+def _event_id(text: str) -> int | None:
+    """The id of an event; None for what may be that of a delivery."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _EVENT_DIGITS else None
 
 
 def _moment(text: str) -> datetime:
@@ -200,6 +256,10 @@ def _moment(text: str) -> datetime:
 def _without_payload(event: dict[str, Any]) -> dict[str, Any]:
     """What a list shows: whose data it is about is in `kommo webhooks show`."""
     return {key: value for key, value in event.items() if key not in {"payload", "unique_key"}}
+
+
+def _without_body(delivery: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in delivery.items() if key != "body"} | {"bytes": len(delivery["body"])}
 
 
 def _show_rows(rows: Iterable[Mapping[str, Any]]) -> None:

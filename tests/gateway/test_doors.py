@@ -12,7 +12,9 @@ from gateway.app import create_app
 from gateway.endings import ENDINGS
 from gateway.pages import Message, page
 from kommo.clock import SystemClock
+from store.completeness import Completeness, save_completeness
 from store.connections import ConnectionState, set_state
+from store.subscriptions import Subscription, SubscriptionState, save_subscription
 from tasks.authorize import Ending
 from tests.gateway.support import AS_BROWSER, CALLBACK, START, House
 
@@ -36,8 +38,33 @@ async def test_the_status_is_real_and_holds_no_secrets(house: House) -> None:
     assert datetime.fromisoformat(told["expires_at"]) > datetime.now(tz=UTC)
     assert set(told) == {
         *("org", "provider", "state", "reason", "reason_code", "since", "account", "scopes", "expires_at"),
-        *("last_synced_at", "last_sync"),
+        *("last_synced_at", "last_sync", "webhooks"),
     }
+
+
+async def test_the_status_says_how_webhooks_stand(house: House) -> None:
+    await _connect(house)
+    now = house.services.clock.now()
+    async with house.services.database.begin() as connection:
+        seen = Subscription(
+            org="acme",
+            key_hash=None,
+            destination_host="hooks.example.com",
+            settings=(),
+            state=SubscriptionState.DISABLED,
+            reason="Kommo has switched it off.",
+            checked_at=now,
+        )
+        await save_subscription(connection, seen)
+        await save_completeness(
+            connection,
+            Completeness("acme", now, now, changes=4, arrived=3, repaired=1, by_entity={}, measured_at=now),
+        )
+    told = (await house.product.get(STATUS.format("acme"), headers=house.signed("acme", house.key))).json()
+    webhooks = told["webhooks"]
+    assert (webhooks["state"], webhooks["reason"]) == ("disabled", "Kommo has switched it off.")
+    counted = {"share": 0.75, "changes": 4, "arrived": 3, "repaired": 1}
+    assert counted.items() <= webhooks["completeness"].items()
 
 
 async def test_the_status_says_why_and_since_when(house: House) -> None:

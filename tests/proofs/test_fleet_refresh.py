@@ -119,7 +119,7 @@ async def test_one_run_refreshes_a_whole_fleet(
                 await control(kommo["url"], "faults", "POST", fault)
         await control(kommo["url"], "requests", "DELETE")
         begun = time.monotonic()
-        report = await token_refresh("6h", concurrency=32)
+        report = await token_refresh("6h")
         wall = time.monotonic() - begun
         windows = await control(kommo["url"], "windows")
         states = [

@@ -123,14 +123,15 @@ async def test_w1_an_unreadable_body_is_kept_with_its_reason_and_can_be_read_lat
         ("d2", "The body is not UTF-8.", b"\xff")
     ]
     assert await unreadable_deliveries(db, "beta") == []
-    saved = await save_parsed(db, "d1", [change("good"), change("better")])
+    assert [one.delivery_id for one in await unreadable_deliveries(db)] == ["d0", "d1", "d2"]
+    saved = await save_parsed(db, "d1", [change("good"), change("better")], org="acme")
     assert saved is not None
     assert (saved.new, saved.duplicates) == (1, 1)
     mended = await get_delivery(db, "d1")
     assert mended is not None
     assert (mended.state, mended.reason, mended.event_count) == ("stored", None, 2)
     assert [one.received_at for one in await delivery_events(db, "d1")] == 2 * [moment(1)]
-    assert await save_parsed(db, "d1", [change("twice")]) is None
+    assert await save_parsed(db, "d1", [change("twice")], org="acme") is None
     assert [one.delivery_id for one in await unreadable_deliveries(db, "acme")] == ["d0", "d2"]
 
 

@@ -203,6 +203,19 @@ async def test_t4_temporary_faults_never_end_a_connection(
     assert await list_outbox(here.database, org="acme") == []
 
 
+async def test_r2_a_refresh_that_was_too_fast_waits_and_is_done_in_the_same_run(
+    here: Installation, kommo: Sandbox
+) -> None:
+    await connected(here, kommo)
+    a_day_passes(kommo, here)
+    kommo.world.log.entries.clear()
+    kommo.world.faults.add(kind="429", times=1, path="/oauth2/access_token", retry_after=0.2)
+    async with here.refresher() as refresher:
+        found = await refresher.fresh("acme")
+    assert works(kommo, found.pair)
+    assert token_calls(kommo) == [429, 200]
+
+
 async def test_t4_a_revoked_token_asks_for_a_person_once(here: Installation, kommo: Sandbox) -> None:
     account = await connected(here, kommo)
     assert account.account_id is not None

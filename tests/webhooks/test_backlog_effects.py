@@ -224,6 +224,11 @@ def test_another_responsible_user_and_a_closed_task_are_told_beside_the_update()
     assert types(effects(present(), same)) == ["kommo.contact.updated"]
     closed = happening("tasks", "update", 7, action_close="1")
     assert types(effects(present(), closed)) == ["kommo.task.updated", "kommo.task.completed"]
+    with_result = happening("tasks", "update", 7, action_close="1", result={"text": "Reached"})
+    assert sorted(types(effects(present(), closed, with_result))) == [
+        "kommo.task.completed",
+        "kommo.task.updated",
+    ]
 
 
 @pytest.mark.parametrize(
