@@ -64,7 +64,7 @@ async def test_w1_deliveries_that_could_not_be_read_can_be_seen_and_read_again(
 ) -> None:
     cli, place = sqlite_cli, f"sqlite:///{home}/kommo.db"
     body = form(1001, account=ACCOUNT)
-    garbage = replace(delivery("acme"), body=b"\xff=", reason="The body is not UTF-8.")
+    garbage = replace(delivery("acme"), body=b"", reason="The body is empty.")
     async with Database.open(place) as database:
         await database.ensure()
         nobodys = replace(delivery(""), account_id=ACCOUNT, door="signed", body=body, reason="Nobody's.")
@@ -75,7 +75,7 @@ async def test_w1_deliveries_that_could_not_be_read_can_be_seen_and_read_again(
         ("webhooks", "replay", "--ids", nobodys.delivery_id, "--json"),
     )
     assert {(one["delivery_id"], one["org"], one["bytes"]) for one in dead.answer["deliveries"]} == {
-        (garbage.delivery_id, "acme", 2),
+        (garbage.delivery_id, "acme", 0),
         (nobodys.delivery_id, "", len(body)),
     }
     assert (shown.answer["event"], b64decode(shown.answer["delivery"]["body"])) == (None, body)
