@@ -20,6 +20,7 @@ from tasks import backlog_turn
 from tasks.backlog import drain
 from tasks.backlog_read import Reading, read_records
 from tasks.deliveries import read_again
+from tasks.records import new_record
 from tests.gateway.hooks import form
 from tests.syncing import quiet_config
 from tests.webhooks.backlog_support import (
@@ -201,6 +202,25 @@ async def test_w2_a_deletion_is_seen_also_if_a_machine_whose_clock_is_fast_read_
     await worked_by(database, clients, Wrong(0))
     assert await mirror(database, "acme") == {lead: "deleted"}
     assert (await types_told(database))["kommo.lead.deleted"] == 1
+
+
+async def test_w3_what_only_postgresqls_driver_refuses_stands_alone_too(
+    database: Database, kommo: Sandbox, clients: SandboxClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database.dialect == "sqlite":
+        pytest.skip("it takes numbers of any size")
+    good, bad = leads_of(kommo)[:2]
+
+    def spoilt(raw: Any, **given: Any) -> Any:
+        record = new_record(raw, **given)
+        return replace(record, responsible_user_id=2**70) if record.record_id == bad else record
+
+    monkeypatch.setattr("tasks.backlog_write.new_record", spoilt)
+    await deliver(database, "acme", happening("leads", "update", good), happening("leads", "update", bad))
+    await work(database, clients, attempts=1)
+    by_lead = {event.entity_id: event for event in await inbox(database)}
+    assert (by_lead[str(good)].state, by_lead[str(bad)].state) == ("done", "dead")
+    assert str(2**70) not in (by_lead[str(bad)].reason or "")
 
 
 async def test_w3_an_id_with_many_noughts_before_it_is_no_id(
