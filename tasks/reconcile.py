@@ -147,6 +147,7 @@ class Reconciler:
         self._clock = clock
         self._counts = {entity: EntityCount() for entity in ENTITIES}
         self._told: Counter[str] = Counter()
+        self._unread: Counter[str] = Counter()
         self._counted: set[tuple[str, int]] = set()
 
     async def run(self, since: datetime, *, grace: timedelta = GRACE) -> ReconcileReport:
@@ -174,6 +175,7 @@ class Reconciler:
             if error.kind not in _NO_EVENTS:
                 raise
             report.notes.append(f"Deletions could not be compared: {error}")
+        report.notes += [f"{number} records could not be read. {why}" for why, number in self._unread.items()]
         report.by_entity = self._counts
         report.told = dict(self._told)
         report.requests = self._client.requests_sent - sent
@@ -197,7 +199,7 @@ class Reconciler:
     async def _changed(self, entity: str, since: datetime, until: datetime) -> None:
         read_at = await self._shared_time()
         async for page in read_changed(self._client, entity, since):
-            records = [new_record(raw, read_at=read_at) for raw in page if not raw.get("is_deleted")]
+            records = self._readable(entity, [raw for raw in page if not raw.get("is_deleted")], read_at)
             records = [one for one in records if one.updated_at is not None and one.updated_at <= until]
             ids = [one.record_id for one in records]
             heard = await heard_of(self._database, self._org, entity, [str(number) for number in ids])
@@ -215,6 +217,19 @@ class Reconciler:
             missed += await self._left_behind(entity, behind)
             await self._repair(entity, missed, since)
             read_at = await self._shared_time()
+
+    def _readable(
+        self, entity: str, given: Sequence[Mapping[str, Any]], read_at: datetime
+    ) -> list[NewRecord]:
+        """What can be read of Kommo's answer; what cannot is a change that did not arrive, and stops no other."""
+        records: list[NewRecord] = []
+        for raw in given:
+            try:
+                records.append(new_record(raw, read_at=read_at))
+            except ValueError as error:
+                self._counts[entity].changes += 1
+                self._unread[str(error)] += 1
+        return records
 
     async def _left_behind(self, entity: str, behind: Sequence[NewRecord]) -> list[NewRecord]:
         """Those of which nothing waits in the backlog: nobody else will bring the mirror level."""
@@ -268,7 +283,7 @@ class Reconciler:
                 if number not in there:
                     gone.append(number)
                 elif known is None or known.state != RecordState.PRESENT:
-                    missed.append(new_record(there[number], read_at=read_at))
+                    missed += self._readable(entity, [there[number]], read_at)
         await self._repair(entity, missed, since)
         await self._bury(entity, gone, read_at)
 

@@ -164,3 +164,18 @@ async def test_w5_what_was_told_and_given_up_is_brought_level_all_the_same(db: D
         assert report.told == {"kommo.lead.updated": 1}
         again = await office.reconcile(since, grace=QUIET)
         assert (again.total("repaired"), again.told) == (0, {})
+
+
+async def test_w5_a_record_that_cannot_be_read_does_not_stop_the_comparison_and_is_said(db: Database) -> None:
+    async with opened(db) as office:
+        await office.subscribe()
+        since, (odd, other) = office.clock.now() - timedelta(seconds=1), office.ids("leads")[:2]
+        office.rename("leads", other, "unseen")
+        office.rename("leads", odd, "odd")
+        office.change("patch", kind="leads", id=odd, values={"responsible_user_id": "nobody"})
+        await office.lose()
+        report = await office.reconcile(since, grace=QUIET)
+        assert [report.total(name) for name in ("changes", "arrived", "repaired")] == [2, 0, 1]
+        assert "1 records could not be read" in report.notes[0]
+        assert "nobody" not in report.notes[0]
+        await office.assert_level("leads", [other])
