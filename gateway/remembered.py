@@ -24,15 +24,23 @@ class Remembered(Generic[K, V]):
         look: The lookup.
         clock: Source of time.
         seconds: How long an answer is good.
+        absent_seconds: How long it is good that there is nothing; by default as long.
         patience: How long anybody waits for one.
     """
 
     def __init__(
-        self, look: Callable[[K], Awaitable[V]], clock: Clock, *, seconds: float = 5.0, patience: float = 1.0
+        self,
+        look: Callable[[K], Awaitable[V]],
+        clock: Clock,
+        *,
+        seconds: float = 5.0,
+        absent_seconds: float | None = None,
+        patience: float = 1.0,
     ) -> None:
         self._look = look
         self._clock = clock
         self._seconds = seconds
+        self._absent_seconds = seconds if absent_seconds is None else absent_seconds
         self._patience = patience
         # Apart: strangers who ask for what is not there must not drive out what is.
         self._known: dict[K, tuple[float, V]] = {}
@@ -65,10 +73,10 @@ class Remembered(Generic[K, V]):
         answer = await self._look(key)
         self._known.pop(key, None)  # so that the order is that of the answers
         self._absent.pop(key, None)
-        kept = self._known if answer else self._absent
+        kept, seconds = (self._known, self._seconds) if answer else (self._absent, self._absent_seconds)
         if len(kept) >= _MOST:
             kept.pop(next(iter(kept)))
-        kept[key] = (self._clock.monotonic() + self._seconds, answer)
+        kept[key] = (self._clock.monotonic() + seconds, answer)
         return answer
 
     def _forget(self, key: K, done: "asyncio.Task[V]") -> None:

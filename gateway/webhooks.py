@@ -112,7 +112,9 @@ async def open_doors(
         running_writer(database) as writer,
         running_intake(writer.save, clock=clock, capacity=capacity) as intake,
     ):
-        doors = WebhookDoors(intake, Remembered(key, clock), Remembered(orgs, clock), secret, clock)
+        # An account may be connected at this very moment, and what is nobody's is not worked by itself.
+        owners = Remembered(orgs, clock, absent_seconds=0.0)
+        doors = WebhookDoors(intake, Remembered(key, clock), owners, secret, clock)
         try:
             yield doors
         finally:

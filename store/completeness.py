@@ -69,17 +69,20 @@ async def list_completeness(db: Database, org: str, *, limit: int = 100) -> list
         return [Completeness(**row) for row in (await connection.execute(query)).mappings()]
 
 
-async def complete_until(db: Database, org: str, begin: datetime | None = None) -> datetime | None:
+async def complete_until(
+    db: Database, org: str, now: datetime, begin: datetime | None = None
+) -> datetime | None:
     """The end of an org's unbroken comparisons, None if there is none: what is behind a gap does not count.
 
     Args:
         db: the store.
         org: the product's tenant.
+        now: the present time; a comparison that ends after it was made by a clock that was wrong, and does not count.
         begin: from when on there was something to compare, if that is known.
     """
     query = (
         select(_TABLE.c.since, _TABLE.c.until)
-        .where(_TABLE.c.org == org)
+        .where(_TABLE.c.org == org, _TABLE.c.until <= now)
         .order_by(_TABLE.c.id.desc())
         .limit(_REMEMBERED)
     )

@@ -111,20 +111,21 @@ async def where_to_begin(database: Database, org: str, now: datetime) -> datetim
     That is the end of its last comparison without a gap before it; before the first one, the moment at which its first
     hook key was made.
     """
-    first, last = await _first_key(database, org), await compared_until(database, org)
+    first, last = await _first_key(database, org, now), await compared_until(database, org, now)
     if last is not None:
         # The whole second was compared; seconds are what Kommo counts in.
         return last + timedelta(seconds=1)
     return now - DEFAULT_SPAN if first is None else first
 
 
-async def compared_until(database: Database, org: str) -> datetime | None:
+async def compared_until(database: Database, org: str, now: datetime) -> datetime | None:
     """The end of an org's comparisons without a gap, from its first hook key on; None if there is none."""
-    return await complete_until(database, org, await _first_key(database, org))
+    return await complete_until(database, org, now, await _first_key(database, org, now))
 
 
-async def _first_key(database: Database, org: str) -> datetime | None:
-    return min((key.created_at for key in await list_keys(database, org)), default=None)
+async def _first_key(database: Database, org: str, now: datetime) -> datetime | None:
+    known = (key.created_at for key in await list_keys(database, org) if key.created_at <= now)
+    return min(known, default=None)
 
 
 class Reconciler:

@@ -127,12 +127,13 @@ async def check_webhooks(
                 if found in {Found.DISABLED, Found.MISSING, Found.INCOMPLETE}:
                     session.announce(f"kommo.webhooks.{found}", org, {"state": subscription.state})
                 # A comparison that somebody made of the last hour says nothing of the day before.
-                until = await compared_until(session.database, org)
-                due = until is None or until < session.clock.now() - compare_after
+                now = session.clock.now()
+                until = await compared_until(session.database, org, now)
+                due = until is None or until < now - compare_after
                 # An account that may not have webhooks is read all the more; one that cannot be asked is not.
                 refused = session.door.base is not None and subscription.state == SubscriptionState.OFF
                 if (found is not None and (found is not Found.GOOD or due)) or (refused and due):
-                    since = await where_to_begin(session.database, org, session.clock.now())
+                    since = await where_to_begin(session.database, org, now)
                     worker = Reconciler(session.database, client, connection, session.clock)
                     health.reconciled = await worker.run(since, grace=grace)
                     announce_reconciled(session.announce, health.reconciled)

@@ -7,7 +7,7 @@ import pytest
 from gateway.remembered import LookupBusyError, Remembered
 from gateway.webhooks import MOST_STRANGERS
 from kommo.clock import SystemClock
-from tests.gateway.hooks import DOOR, Hooks, form, signature
+from tests.gateway.hooks import DOOR, Hooks, connect, form, signature
 
 
 async def _crawl(hooks: Hooks, sign: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -81,6 +81,17 @@ async def test_what_is_not_there_does_not_drive_out_what_is(monkeypatch: pytest.
         await remembered.get(key)
     assert looked.count("known") == 1
     assert len(remembered._known) + len(remembered._absent) <= 20
+
+
+async def test_w1_what_is_forwarded_right_after_an_account_was_connected_is_its_orgs(hooks: Hooks) -> None:
+    body = b'{"account":{"id":31234567},"leads":{"add":[{"id":1}]}}'
+    assert (await hooks.forward(body)).status_code == 200
+    await connect(hooks, "acme")
+    assert (await hooks.forward(body)).status_code == 200
+    assert sorted((one.org, one.state) for one in await hooks.deliveries()) == [
+        ("", "unreadable"),
+        ("acme", "stored"),
+    ]
 
 
 class _Clock(SystemClock):

@@ -179,3 +179,14 @@ async def test_w5_a_record_that_cannot_be_read_does_not_stop_the_comparison_and_
         assert "1 records could not be read" in report.notes[0]
         assert "nobody" not in report.notes[0]
         await office.assert_level("leads", [other])
+
+
+async def test_w5_a_comparison_by_a_clock_that_was_fast_hides_nothing(db: Database) -> None:
+    async with opened(db) as office:
+        await office.subscribe()
+        await office.pass_time(600)
+        await office.reconcile(await where_to_begin(db, "acme", office.clock.now()), grace=QUIET)
+        begin = await where_to_begin(db, "acme", office.clock.now())
+        tomorrow = timedelta(days=1)
+        await office.reconcile(begin, grace=-tomorrow)  # as if it were tomorrow already
+        assert await where_to_begin(db, "acme", office.clock.now()) == begin

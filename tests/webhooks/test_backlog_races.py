@@ -8,7 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from blocks.connection import KommoConnection
+from blocks.settings import Settings
+from kommo.budget import Lane
 from kommo.client import KommoClient
 from kommo.clock import SystemClock
 from kommo.errors import ErrorKind, KommoError
@@ -18,8 +22,10 @@ from store.database import Database
 from store.inbox import NewEvent, save_deliveries
 from tasks import backlog_turn
 from tasks.backlog import drain
+from tasks.backlog_clients import OpenClients
 from tasks.backlog_read import Reading, read_records
 from tasks.deliveries import read_again
+from tasks.errors import AppIncompleteError
 from tasks.records import new_record
 from tests.gateway.hooks import form
 from tests.syncing import quiet_config
@@ -113,6 +119,41 @@ async def test_t4_what_was_refused_of_the_former_token_says_nothing_of_the_new_o
     await deliver(database, "acme", happening("leads", "update", leads_of(kommo)[0]))
     await work(database, Meanwhile(clients, replaced, refusal))
     assert (await get_connection(database, "acme")).state == "connected"
+
+
+class OneBlock:
+    """Stands in for Prefect's blocks; counts how often they are read."""
+
+    loads = 0
+
+    async def load(self, org: str) -> KommoConnection:
+        self.loads += 1
+        return KommoConnection(org=org, host="acme.kommo.com", access_token=SecretStr("eyJ-a-token"))
+
+
+async def test_t4_a_client_with_the_former_token_is_not_used_any_more(database: Database) -> None:
+    blocks: Any = OneBlock()
+
+    async def connected() -> ConnectionRecord:
+        return await put_connection(
+            database,
+            org="acme",
+            block_name="acme",
+            host="acme.kommo.com",
+            token_kind="long_lived",
+            account_id=1,
+            now=datetime.now(UTC),
+        )
+
+    open_ones = OpenClients(
+        database, Settings(), SystemClock(), blocks, AppIncompleteError("none"), lane=Lane.WEBHOOK
+    )
+    first = await connected()
+    for connection in (first, first, await connected()):
+        async with open_ones.use(connection):
+            pass
+    await open_ones.aclose()
+    assert blocks.loads == 2
 
 
 @pytest.mark.parametrize("state", ["connected", "degraded", "outcome_unknown", "reauthorization_required"])
