@@ -38,6 +38,7 @@ __all__ = [
     "ConnectionPage",
     "ConnectionRecord",
     "ConnectionState",
+    "change_state",
     "due_connections",
     "find_connections",
     "get_connection",
@@ -48,6 +49,7 @@ __all__ = [
     "put_connection",
     "rehome",
     "set_state",
+    "still_stands",
 ]
 
 _TABLE = table_of(Connection)
@@ -155,21 +157,53 @@ async def set_state(
     *,
     reason_code: str | None = None,
     serial: int | None = None,
+    was: tuple[str, str | None] | None = None,
     events: Sequence[OutboxEvent] = (),
     audit: AuditNote | None = None,
     now: datetime,
 ) -> bool:
-    """Set a connection's state.
+    """Set a connection's state; see `change_state`, which this does in a transaction of its own."""
+    async with db.begin() as connection:
+        return await change_state(
+            connection,
+            org,
+            state,
+            reason,
+            reason_code=reason_code,
+            serial=serial,
+            was=was,
+            events=events,
+            audit=audit,
+            now=now,
+        )
 
-    `state_since` moves only when the state changes; the reason is always the newest.
+
+async def change_state(
+    connection: AsyncConnection,
+    org: str,
+    state: ConnectionState | str,
+    reason: str | None = None,
+    *,
+    reason_code: str | None = None,
+    serial: int | None = None,
+    was: tuple[str, str | None] | None = None,
+    events: Sequence[OutboxEvent] = (),
+    audit: AuditNote | None = None,
+    now: datetime,
+) -> bool:
+    """Set a connection's state inside another transaction.
+
+    `state_since` moves only when the state changes; the reason is always the newest. A connection that was ended stays
+    ended, whatever somebody who began before has to say of it: only `put_connection` makes it anew.
 
     Args:
-        db: the store.
+        connection: from `Database.begin`.
         org: the product's tenant.
         state: see `ConnectionState`.
         reason: why, a sentence without secrets.
         reason_code: the same as a word for programs.
         serial: the token that this is about, as `token_serial` numbers it: nothing is written if it was replaced.
+        was: the state and its code on which this rests: nothing is written if they are others by now.
         events: what to tell the product; written only if the state changed, in the same transaction.
         audit: what to write down about it; likewise.
         now: the present time.
@@ -183,14 +217,33 @@ async def set_state(
     values = {"reason": reason, "reason_code": reason_code, "updated_at": now}
     mine = _TABLE.c.org == org
     about = mine if serial is None else mine & (_TABLE.c.token_serial == serial)
-    async with db.begin() as connection:
-        changed = await _change(connection, about, state, values, now)
-        if changed is None and not await _is_there(connection, mine):
-            raise unknown_connection(org)
-        if changed:
-            await add_events(connection, events, now)
-            await _add_audit(connection, org, audit, now)
-        return bool(changed)
+    if was is not None:
+        about &= (_TABLE.c.state == was[0]) & _TABLE.c.reason_code.is_not_distinct_from(was[1])
+    if state != ConnectionState.DISCONNECTED:
+        about &= _TABLE.c.state != ConnectionState.DISCONNECTED
+    changed = await _change(connection, about, state, values, now)
+    if changed is None and not await _is_there(connection, mine):
+        raise unknown_connection(org)
+    if changed:
+        await add_events(connection, events, now)
+        await _add_audit(connection, org, audit, now)
+    return bool(changed)
+
+
+async def still_stands(connection: AsyncConnection, org: str, account_id: int | None) -> bool:
+    """Whether an org is still connected to an account; it stays so until the transaction ends.
+
+    Args:
+        connection: from `Database.begin`.
+        org: the product's tenant.
+        account_id: Kommo's id of the account.
+    """
+    columns = _TABLE.c
+    found = await connection.execute(
+        select(columns.state, columns.account_id).where(columns.org == org).with_for_update()
+    )
+    row = found.first()
+    return row is not None and row.state != ConnectionState.DISCONNECTED and row.account_id == account_id
 
 
 async def mark_attempt_failed(

@@ -8,7 +8,7 @@ from kommo.clock import Clock, SystemClock
 from kommo.errors import ErrorKind, KommoError
 from kommo.hosts import parse_host
 from store.audit import AuditNote
-from store.connections import PAIR, ConnectionRecord, ConnectionState, get_connection, set_state
+from store.connections import PAIR, ConnectionRecord, ConnectionState, change_state, get_connection
 from store.database import Database
 from store.purge import purge_org
 from store.token_journal import forget
@@ -87,8 +87,15 @@ async def confirm_uninstall(
         return True
     if await _still_works(connection, settings, database, clock):
         return False
-    await _end(database, org, "The integration was removed in Kommo.", "uninstalled", clock)
-    return True
+    # Of this consent only: somebody may have installed it again while Kommo was asked about the former one.
+    return await _end(
+        database,
+        org,
+        "The integration was removed in Kommo.",
+        "uninstalled",
+        clock,
+        serial=connection.token_serial,
+    )
 
 
 async def _still_works(
@@ -133,18 +140,26 @@ async def _is_taken(
     return True
 
 
-async def _end(database: Database, org: str, reason: str, code: str, clock: Clock) -> None:
+async def _end(
+    database: Database, org: str, reason: str, code: str, clock: Clock, *, serial: int | None = None
+) -> bool:
+    """End the connection and its keys at once, or, if its token is another one by now, neither; whether it is ended."""
+    now = clock.now()
     async with database.begin() as transaction:
-        await forget_webhook(transaction, org, reason, clock.now())
-    changed = await set_state(
-        database,
-        org,
-        ConnectionState.DISCONNECTED,
-        reason,
-        reason_code=code,
-        events=[integration_disconnected(org, code, reason)],
-        audit=AuditNote("disconnected", {"reason": code}),
-        now=clock.now(),
-    )
+        # The state first: who makes a key looks at it, and comes before this or not at all.
+        changed = await change_state(
+            transaction,
+            org,
+            ConnectionState.DISCONNECTED,
+            reason,
+            reason_code=code,
+            serial=serial,
+            events=[integration_disconnected(org, code, reason)],
+            audit=AuditNote("disconnected", {"reason": code}),
+            now=now,
+        )
+        if changed or serial is None:
+            await forget_webhook(transaction, org, reason, now)
     if changed:
         emit_org_event("kommo.connection.disconnected", org, {"reason": code, "message": reason})
+    return changed or (await get_connection(database, org)).state == ConnectionState.DISCONNECTED
