@@ -110,11 +110,10 @@ class Refusals:
         code = "outcome_unknown" if attempt.unknown else "token_refused"
         reason = (
             "A process died or lost its connection just when Kommo had answered a refresh, and Kommo does not take the "
-            "old token any more (outcome_unknown). Authorize the account again."
+            "old token any more (outcome_unknown). "
             if attempt.unknown
-            else f"Kommo refused the refresh token for good ({error.hint or error.status}). Authorize the account "
-            "again."
-        )
+            else f"Kommo refused the refresh token for good ({error.hint or error.status}). "
+        ) + f"Authorize the account again: kommo connect {connection.org} --browser"
         noted = await mark_attempt_failed(
             self._caller.database,
             connection.org,
