@@ -9,6 +9,7 @@ from blocks.connection import KommoConnection
 from blocks.names import block_name
 from kommo.clock import SystemClock
 from store.oauth_states import peek_state, put_state
+from tasks.installation import budget_of
 from tests.gateway.support import APP_URL, AS_BROWSER, CALLBACK, House
 
 
@@ -277,3 +278,14 @@ class _Later(SystemClock):
 
     def now(self) -> datetime:
         return super().now() + self._ahead
+
+
+async def test_r2_whoever_would_have_to_wait_for_minutes_is_told_so_at_once(house: House) -> None:
+    budget = budget_of(house.services.database, house.services.settings)
+    consent = await house.start()
+    await budget.slow_down(["egress:default"], 300)
+    async with asyncio.timeout(10):
+        answer = await house.come_back(consent, house.code_query(consent.state), headers=AS_BROWSER)
+    assert answer.status_code == 502
+    assert "out of reach or too busy" in answer.text
+    assert await house.nothing_stored()
