@@ -35,7 +35,7 @@ KEY_DOOR = "/api/webhooks/kommo/{hook_key}"
 SIGNED_DOOR = SIGNED_WEBHOOKS
 BODY_SECONDS = 10.0
 """Seconds in which a body must have come; Kommo sends it at once."""
-MOST_STRANGERS = 64
+MOST_STRANGERS = 200
 """Requests at the signed door whose signature is not known to be good yet. Anybody may send there, as slowly as they
 like; they must not take the places of those who come with a key."""
 _SHORTEST_KEY, _LONGEST_KEY = 32, 128

@@ -74,6 +74,7 @@ class EntityCount(BaseModel):
     changes: int = 0
     arrived: int = Field(default=0, description="Of these, what webhooks had told.")
     repaired: int = Field(default=0, description="Of these, what the mirror did not have yet.")
+    whole: bool = Field(default=True, description="Whether all could be compared; if not, the notes say why.")
 
 
 class ReconcileReport(BaseModel):
@@ -179,6 +180,8 @@ class Reconciler:
             if error.kind not in _NO_EVENTS:
                 raise
             report.notes.append(f"Deletions could not be compared: {error}")
+            for count in self._counts.values():
+                count.whole = False
         report.notes += [f"{number} records could not be read. {why}" for why, number in self._unread.items()]
         report.by_entity = self._counts
         report.told = dict(self._told)
@@ -244,6 +247,7 @@ class Reconciler:
                 records.append(new_record(raw, read_at=read_at))
             except ValueError as error:
                 self._counts[entity].changes += 1
+                self._counts[entity].whole = False
                 self._unread[str(error)] += 1
         return records
 

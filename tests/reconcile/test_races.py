@@ -9,6 +9,7 @@ import pytest
 from blocks.settings import Settings
 from kommo.clock import SystemClock
 from kommo.subscriptions import subscribe
+from store.completeness import latest_completeness
 from store.connections import get_connection, put_connection
 from store.database import Database
 from store.mirror import record_states
@@ -183,6 +184,12 @@ async def test_w5_a_record_that_cannot_be_read_does_not_stop_the_comparison_and_
         assert [report.total(name) for name in ("changes", "arrived", "repaired")] == [2, 0, 1]
         assert "1 records could not be read" in report.notes[0]
         assert "nobody" not in report.notes[0]
+        measured = (await latest_completeness(db))["acme"]
+        assert (measured.share, measured.whole) == (0.0, False)
+        await office.pass_time(5)
+        again = await office.reconcile(office.clock.now(), grace=QUIET)
+        assert again.notes == []
+        assert (await latest_completeness(db))["acme"].whole
         await office.assert_level("leads", [other])
 
 

@@ -189,6 +189,7 @@ async def test_an_event_list_that_may_not_be_read_is_said(
         assert numbers(report) == (1, 0, 1)
         assert "Deletions could not be compared" in report.notes[0]
         assert report.notes[0] in report.summary()
+        assert not (await latest_completeness(db))["acme"].whole, "a full share would be a lie"
 
 
 async def test_an_account_that_cannot_be_asked_is_not_counted(db: Database) -> None:
