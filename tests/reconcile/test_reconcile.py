@@ -64,7 +64,7 @@ async def test_w5_what_was_lost_is_found_repaired_told_and_counted(db: Database)
         assert report.told == {event.type: 1 for event in told}
         stored = (await latest_completeness(db))["acme"]
         assert (stored.changes, stored.arrived, stored.repaired) == (9, 4, 5)
-        assert stored.by_entity["leads"] == {"changes": 3, "arrived": 1, "repaired": 2}
+        assert stored.by_entity["leads"] == {"changes": 3, "arrived": 1, "repaired": 2, "whole": True}
 
 
 async def test_w5_deletions_and_restorations_are_compared_as_well(db: Database) -> None:
