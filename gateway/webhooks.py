@@ -29,12 +29,13 @@ from store.database import Database
 from store.inbox import NewDelivery, NewEvent
 from store.webhook_keys import WebhookKey, find_key, hash_of_key
 from tasks.deliveries import NOBODYS, inbox_events, orgs_of_account
+from tasks.subscription import KEY_KNOWN_SECONDS
 
 KEY_DOOR = "/api/webhooks/kommo/{hook_key}"
 SIGNED_DOOR = SIGNED_WEBHOOKS
 BODY_SECONDS = 10.0
 """Seconds in which a body must have come; Kommo sends it at once."""
-MOST_STRANGERS = 64
+MOST_STRANGERS = 200
 """Requests at the signed door whose signature is not known to be good yet. Anybody may send there, as slowly as they
 like; they must not take the places of those who come with a key."""
 _SHORTEST_KEY, _LONGEST_KEY = 32, 128
@@ -114,7 +115,8 @@ async def open_doors(
     ):
         # An account may be connected at this very moment, and what is nobody's is not worked by itself.
         owners = Remembered(orgs, clock, absent_seconds=0.0)
-        doors = WebhookDoors(intake, Remembered(key, clock), owners, secret, clock)
+        keys = Remembered(key, clock, seconds=KEY_KNOWN_SECONDS)
+        doors = WebhookDoors(intake, keys, owners, secret, clock)
         try:
             yield doors
         finally:

@@ -27,7 +27,7 @@ class Completeness:
         changes: what changed in it, as the API says.
         arrived: of these, what webhooks had told.
         repaired: of these, what the mirror did not have yet.
-        by_entity: the same three numbers for each entity.
+        by_entity: the same three numbers for each entity, and whether all of it could be compared (`whole`).
         measured_at: when it was compared.
     """
 
@@ -44,6 +44,11 @@ class Completeness:
     def share(self) -> float:
         """What part of the changes had come by webhook; 1 where nothing changed."""
         return self.arrived / self.changes if self.changes else 1.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether all could be compared: if not, the share is that of the rest."""
+        return all(count.get("whole", True) for count in self.by_entity.values())
 
 
 async def save_completeness(connection: AsyncConnection, measured: Completeness) -> None:

@@ -24,6 +24,7 @@ from store.connection_records import (
     get_connection,
     has_pairs,
     list_connections,
+    still_stands,
     to_record,
     unknown_connection,
 )
@@ -54,6 +55,7 @@ __all__ = [
 
 _TABLE = table_of(Connection)
 _JOURNAL = table_of(TokenJournalRow)
+_PASSING = (ConnectionState.DEGRADED, ConnectionState.OUTCOME_UNKNOWN)
 
 
 class AttemptNoted(StrEnum):
@@ -230,22 +232,6 @@ async def change_state(
     return bool(changed)
 
 
-async def still_stands(connection: AsyncConnection, org: str, account_id: int | None) -> bool:
-    """Whether an org is still connected to an account; it stays so until the transaction ends.
-
-    Args:
-        connection: from `Database.begin`.
-        org: the product's tenant.
-        account_id: Kommo's id of the account.
-    """
-    columns = _TABLE.c
-    found = await connection.execute(
-        select(columns.state, columns.account_id).where(columns.org == org).with_for_update()
-    )
-    row = found.first()
-    return row is not None and row.state != ConnectionState.DISCONNECTED and row.account_id == account_id
-
-
 async def mark_attempt_failed(
     db: Database,
     org: str,
@@ -255,6 +241,7 @@ async def mark_attempt_failed(
     reason_code: str | None = None,
     state: ConnectionState | str | None = None,
     seen: str | None = None,
+    serial: int | None = None,
     events: Sequence[OutboxEvent] = (),
     audit: AuditNote | None = None,
     now: datetime,
@@ -270,6 +257,7 @@ async def mark_attempt_failed(
         state: the state it is in now; None leaves it.
         seen: the connection's fingerprint on which the verdict rests. If the connection points to another pair
             now, or the journal has a living pair that was got with it, the verdict is about the past.
+        serial: the connection's `token_serial` at that time: likewise if it is another one now.
         events: what to tell the product; written only if the state changed, in the same transaction.
         audit: what to write down about it; likewise.
         now: the present time.
@@ -286,6 +274,10 @@ async def mark_attempt_failed(
     }
     mine = _TABLE.c.org == org
     as_seen = mine & (_TABLE.c.state != ConnectionState.DISCONNECTED)
+    if state in _PASSING:  # what Kommo has said for good is not taken back by a failure that says nothing
+        as_seen &= _TABLE.c.state != ConnectionState.REAUTHORIZATION_REQUIRED
+    if serial is not None:
+        as_seen &= _TABLE.c.token_serial == serial
     if seen is not None:
         as_seen &= (_TABLE.c.token_fingerprint == seen) & ~_has_child(org, seen)
     async with db.begin() as connection:

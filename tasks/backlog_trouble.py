@@ -14,7 +14,7 @@ from store.connections import (
 )
 from store.database import Database
 from store.errors import StoreError, UnknownConnectionError
-from tasks.errors import DataPlaneError, RefreshFailedError, sentence_of
+from tasks.errors import DataPlaneError, RefreshFailedError, place_of, sentence_of
 from tasks.outbox import integration_error
 
 FIRST_PAUSE = 5.0
@@ -60,7 +60,8 @@ def trouble_of(error: Exception, before: int) -> Trouble:
     elif isinstance(error, DataPlaneError | StoreError):
         pause = PERSON_PAUSE
     else:
-        _log.error("A turn of the webhook backlog failed", exc_info=error)
+        # Not its text: it may hold what customers wrote.
+        _log.error("A turn of the webhook backlog failed: %s at %s", type(error).__name__, place_of(error))
         pause = LONGEST_PAUSE
     return Trouble(sentence_of(error), pause)
 

@@ -12,6 +12,7 @@ from store.connections import PAIR, ConnectionRecord, ConnectionState, change_st
 from store.database import Database
 from store.purge import purge_org
 from store.token_journal import forget
+from store.webhook_keys import list_keys
 from tasks.credentials import PrefectBlocks
 from tasks.errors import NotConnectedError, ReauthorizationRequiredError
 from tasks.events import emit_org_event
@@ -19,7 +20,10 @@ from tasks.installation import budget_of
 from tasks.outbox import integration_disconnected
 from tasks.readers import read_account
 from tasks.session import load_connection, open_refresher
-from tasks.subscription import forget_webhook, unsubscribe_leaving
+from tasks.subscription import KEY_KNOWN_SECONDS, forget_webhook, unsubscribe_leaving
+
+_WRITING_SECONDS = 10.0
+"""Seconds that a delivery may take from the door to the disk: the intake gives a transaction up then."""
 
 
 class DisconnectReport(BaseModel):
@@ -53,8 +57,12 @@ async def disconnect(
     await unsubscribe_leaving(connection, settings, database=database, clock=clock)
     async with PrefectBlocks() as blocks:
         await blocks.delete(org)
+        had_keys = any(key.revoked_at is None for key in await list_keys(database, org))
         await _end(database, org, "A person disconnected it.", "disconnected_here", clock)
         await forget(database, org)
+        if purge and had_keys:
+            # What a gateway takes in yet, and what it is writing at this moment, must not outlive the purge.
+            await clock.sleep(KEY_KNOWN_SECONDS + _WRITING_SECONDS)
         purged = await purge_org(database, org, now=clock.now()) if purge else None
         # A refresh that was under way may have saved the block again; from now on none does: it sees the state.
         await blocks.delete(org)

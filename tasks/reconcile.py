@@ -11,18 +11,20 @@ Changes of the last moments are left to the next time: their webhooks may be on 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kommo.client import KommoClient
 from kommo.clock import Clock
 from kommo.errors import ErrorKind, KommoError
 from kommo.records import read_by_ids, read_changed, read_events
 from store.completeness import Completeness, complete_until, save_completeness
-from store.connections import ConnectionRecord
+from store.connections import ConnectionRecord, still_stands
 from store.database import Database
 from store.dbclock import shared_time
 from store.heard import last_heard
@@ -41,6 +43,7 @@ from store.outbox import OutboxEvent, add_events
 from store.webhook_keys import list_keys
 from tasks.completeness import percent
 from tasks.effects import Absent, Gone, Present, Source, effects_of_repair
+from tasks.errors import NotConnectedError
 from tasks.records import new_record
 
 GRACE = timedelta(minutes=2)
@@ -71,6 +74,7 @@ class EntityCount(BaseModel):
     changes: int = 0
     arrived: int = Field(default=0, description="Of these, what webhooks had told.")
     repaired: int = Field(default=0, description="Of these, what the mirror did not have yet.")
+    whole: bool = Field(default=True, description="Whether all could be compared; if not, the notes say why.")
 
 
 class ReconcileReport(BaseModel):
@@ -176,14 +180,28 @@ class Reconciler:
             if error.kind not in _NO_EVENTS:
                 raise
             report.notes.append(f"Deletions could not be compared: {error}")
+            for count in self._counts.values():
+                count.whole = False
         report.notes += [f"{number} records could not be read. {why}" for why, number in self._unread.items()]
         report.by_entity = self._counts
         report.told = dict(self._told)
         report.requests = self._client.requests_sent - sent
         report.seconds = round(self._clock.monotonic() - begun, 3)
-        async with self._database.begin() as transaction:
+        async with self._writing() as transaction:
             await save_completeness(transaction, self._completeness(report))
         return report
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction, if the connection still stands: what was read for another one or a purged one is not kept.
+
+        Raises:
+            NotConnectedError: it was ended meanwhile, or leads to another account.
+        """
+        async with self._database.begin() as transaction:
+            if not await still_stands(transaction, self._org, self._source.account_id):
+                raise NotConnectedError(f"'{self._org}' was disconnected, or connected to another account.")
+            yield transaction
 
     def _completeness(self, report: ReconcileReport) -> Completeness:
         return Completeness(
@@ -229,6 +247,7 @@ class Reconciler:
                 records.append(new_record(raw, read_at=read_at))
             except ValueError as error:
                 self._counts[entity].changes += 1
+                self._counts[entity].whole = False
                 self._unread[str(error)] += 1
         return records
 
@@ -299,7 +318,7 @@ class Reconciler:
         if not records:
             return
         now = self._clock.now()
-        async with self._database.begin() as transaction:
+        async with self._writing() as transaction:
             changes = await save_records(transaction, self._org, entity, records, "reconcile", now=now)
             told: list[OutboxEvent] = []
             for one in records:
@@ -319,7 +338,7 @@ class Reconciler:
         if not ids:
             return
         now = self._clock.now()
-        async with self._database.begin() as transaction:
+        async with self._writing() as transaction:
             changed = await mark_gone(
                 transaction, self._org, entity, ids, RecordState.DELETED, now=read_at, source="reconcile"
             )

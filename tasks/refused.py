@@ -121,6 +121,7 @@ class Refusals:
             reason=reason,
             reason_code=code,
             seen=pointer_seen(connection, held),
+            serial=connection.token_serial,
             events=[integration_error(connection.org, code, reason)],
             next_refresh_at=None,
             now=self._caller.clock.now(),
@@ -150,6 +151,7 @@ class Refusals:
             reason=str(error),
             reason_code=code,
             seen=attempt.seen,
+            serial=connection.token_serial,
             next_refresh_at=self._caller.clock.now() + wait,
             now=self._caller.clock.now(),
         )

@@ -40,6 +40,8 @@ HOOK_PATH = "/api/webhooks/kommo"
 _KEY_BYTES = 32
 _TRIES = 3
 """How often it is begun anew because another process has done the same at the same time."""
+KEY_KNOWN_SECONDS = 5.0
+"""Seconds for which a gateway may take in what comes with a key after it was revoked."""
 _PATIENCE = 8.0
 """Seconds for which somebody who connects or disconnects waits for this at most."""
 _REFUSALS = frozenset(

@@ -21,7 +21,7 @@ _IDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _CHANGED = ("updated_at", "last_modified", "date_modify")
 _TIMES = (*_CHANGED, "created_at", "date_create")
 _UNWRAPPED = frozenset({"add", "update", "delete"})
-_WITHOUT_CHANGE = frozenset({"delete", "restore"})
+_RESTORABLE = frozenset({"leads", "contacts", "companies", "customers"})
 _LONGEST_NAME = 100
 _LONGEST_ID = 200
 _YEAR_2100 = 4_102_444_800
@@ -133,7 +133,7 @@ def _event(name: str, action: str, item: dict[str, Any], once: Callable[[], str]
     told: list[object] = [entity, parent, action, entity_id]
     if not (entity == "messages" and action == "add" and entity_id):
         told.append(item)
-        if not _has_its_own_time(action, inner, occurred_at):
+        if not _has_its_own_time(entity, action, inner):
             told.append(once())
     key = hashlib.sha256(_canonical(told).encode()).hexdigest()
     return WebhookEvent(entity, action, entity_id, occurred_at, item, key, parent)
@@ -152,15 +152,15 @@ def _id_of(entity: str, item: Mapping[str, Any]) -> str:
     return ""
 
 
-def _has_its_own_time(action: str, item: Mapping[str, Any], occurred_at: datetime | None) -> bool:
+def _has_its_own_time(entity: str, action: str, item: Mapping[str, Any]) -> bool:
     """Whether the event says when it happened, so that the same once more is a repetition.
 
     Something can be deleted and restored again and again without being changed, and what is changed twice may say only
     when it was created: then the second time looks like the first one.
     """
-    if action in _WITHOUT_CHANGE or occurred_at is None:
+    if entity in _RESTORABLE and action in {"delete", "restore"}:
         return False
-    return action == "add" or _time_of(item, _CHANGED) is not None
+    return _time_of(item, _TIMES if action in {"add", "delete"} else _CHANGED) is not None
 
 
 def _time_of(item: Mapping[str, Any], keys: Sequence[str] = _TIMES) -> datetime | None:

@@ -10,6 +10,7 @@ from blocks.names import block_name
 from kommo.clock import SystemClock
 from store.oauth_states import peek_state, put_state
 from tasks.installation import budget_of
+from store.token_journal import chain
 from tests.gateway.support import APP_URL, AS_BROWSER, CALLBACK, House
 
 
@@ -230,6 +231,8 @@ async def test_an_org_is_not_moved_to_another_account_by_a_consent(house: House)
     assert "different Kommo account" in shown.text
     assert await house.connection() == before
     assert (await house.told())[-1] == ("integration_error", "wrong_account")
+    kept = await chain(house.services.database, "acme")
+    assert [edge.fingerprint for edge in kept.edges] == kept.path(), "what nobody asked for is not kept"
 
 
 async def test_with_post_message_the_page_tells_its_opener_and_nobody_else(house: House) -> None:

@@ -2,21 +2,27 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from blocks.settings import Settings
+from kommo.clock import SystemClock
 from kommo.subscriptions import subscribe
+from store.completeness import latest_completeness
 from store.connections import get_connection, put_connection
 from store.database import Database
+from store.mirror import record_states
+from store.purge import purge_org
 from store.subscriptions import get_subscription
 from store.webhook_keys import find_key, hash_of_key, list_keys
-from tasks import disconnect, subscription
+from tasks import disconnect, reconcile, subscription
 from tasks.disconnect import confirm_uninstall
 from tasks.errors import NotConnectedError
 from tasks.reconcile import where_to_begin
+from tasks.subscription import KEY_KNOWN_SECONDS
 from tests.reconcile.support import Office, opened
+from tests.webhooks.backlog_support import deliver, happening, inbox
 
 QUIET = timedelta(0)
 
@@ -178,6 +184,12 @@ async def test_w5_a_record_that_cannot_be_read_does_not_stop_the_comparison_and_
         assert [report.total(name) for name in ("changes", "arrived", "repaired")] == [2, 0, 1]
         assert "1 records could not be read" in report.notes[0]
         assert "nobody" not in report.notes[0]
+        measured = (await latest_completeness(db))["acme"]
+        assert (measured.share, measured.whole) == (0.0, False)
+        await office.pass_time(5)
+        again = await office.reconcile(office.clock.now(), grace=QUIET)
+        assert again.notes == []
+        assert (await latest_completeness(db))["acme"].whole
         await office.assert_level("leads", [other])
 
 
@@ -190,3 +202,59 @@ async def test_w5_a_comparison_by_a_clock_that_was_fast_hides_nothing(db: Databa
         tomorrow = timedelta(days=1)
         await office.reconcile(begin, grace=-tomorrow)  # as if it were tomorrow already
         assert await where_to_begin(db, "acme", office.clock.now()) == begin
+
+
+class NoBlocks:
+    """Stands in for Prefect's blocks: there are none."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def delete(self, org: str) -> None:
+        del org
+
+
+async def test_a_purge_also_removes_what_a_gateway_took_in_before_it_knew(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(*_: object, **__: object) -> None:
+        return None
+
+    monkeypatch.setattr(disconnect, "PrefectBlocks", NoBlocks)
+    monkeypatch.setattr(disconnect, "unsubscribe_leaving", nothing)
+    slept: list[float] = []
+
+    class Sleeping(SystemClock):
+        async def sleep(self, seconds: float) -> None:
+            slept.append(seconds)
+            await deliver(db, "acme", happening("leads", "update", 1))
+
+    async with opened(db) as office:
+        await office.subscribe()
+        await disconnect.disconnect("acme", Settings(), database=db, purge=True, clock=Sleeping())
+    assert slept[0] > KEY_KNOWN_SECONDS
+    assert await inbox(db, "acme") == []
+
+
+async def test_w5_a_comparison_that_is_under_way_leaves_nothing_of_a_connection_that_was_ended(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(db) as office:
+        since, number = office.clock.now() - timedelta(seconds=1), office.ids("leads")[0]
+        office.rename("leads", number, "unseen")
+
+        async def purged(*given: Any, **more: Any) -> Any:
+            await ended(office)
+            await purge_org(db, "acme", now=office.clock.now())
+            return await record_states(*given, **more)
+
+        monkeypatch.setattr(reconcile, "record_states", purged)
+        with pytest.raises(NotConnectedError):
+            await office.reconcile(since, grace=QUIET)
+        assert await record_states(db, "acme", "leads") == {}
+        assert await office.told() == [
+            one for one in await office.told() if one.type.startswith("integration")
+        ]

@@ -264,6 +264,24 @@ async def test_w3_what_only_postgresqls_driver_refuses_stands_alone_too(
     assert str(2**70) not in (by_lead[str(bad)].reason or "")
 
 
+async def test_t5_a_fault_of_this_program_is_logged_by_its_place_and_not_by_what_it_holds(
+    database: Database,
+    kommo: Sandbox,
+    clients: SandboxClients,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def broken(*_: Any) -> Reading:
+        raise KeyError("+31 20 123 45 67")
+
+    monkeypatch.setattr(backlog_turn, "read_records", broken)
+    await deliver(database, "acme", happening("leads", "update", leads_of(kommo)[0]))
+    report = await work(database, clients)
+    assert "KeyError" in report.paused["acme"]
+    assert "KeyError at broken (test_backlog_races.py:" in caplog.text
+    assert "+31" not in caplog.text
+
+
 async def test_w3_an_id_with_many_noughts_before_it_is_no_id(
     database: Database, kommo: Sandbox, clients: SandboxClients
 ) -> None:

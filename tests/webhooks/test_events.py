@@ -173,6 +173,12 @@ def test_w2_what_truly_happens_twice_is_two_events_though_it_says_the_same(parts
     assert key(None) != key(None)
 
 
+def test_w2_what_can_be_deleted_only_once_is_one_event_whichever_request_tells_of_it() -> None:
+    parts = {"unsorted": {"delete": [{"uid": "u", "action": "accept", "created_at": "1726573764"}]}}
+    first, again = delivered("a", **parts), delivered("b", **parts)
+    assert first.events[0].unique_key == again.events[0].unique_key
+
+
 def test_w2_two_changes_of_one_message_are_two() -> None:
     def key(text: str) -> str:
         message = {"id": "d3bac6d3", "chat_id": "c", "updated_at": "1726581295", "text": text}
