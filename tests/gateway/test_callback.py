@@ -9,8 +9,8 @@ from blocks.connection import KommoConnection
 from blocks.names import block_name
 from kommo.clock import SystemClock
 from store.oauth_states import peek_state, put_state
-from tasks.installation import budget_of
 from store.token_journal import chain
+from tasks.installation import budget_of
 from tests.gateway.support import APP_URL, AS_BROWSER, CALLBACK, House
 
 
