@@ -8,13 +8,18 @@ import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cyclopts import App, CycloptsError
 
 from deployments.cli.output import complain
 
+LEAVES_WITHIN = 15.0
+"""Seconds that an interrupted command has for tidying up."""
+_TOLD_TO_END = frozenset({130, 143})
 _INTERRUPTED = "Interrupted. What was saved is whole; run the command again to go on."
 
 # Settings for a person at a terminal. A worker or a service sets its own; nothing here overrides what is set.
@@ -52,7 +57,25 @@ class WrongUseError(Exception):
 
 def run_app(app: App, tokens: list[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code."""
-    sys.exit(exit_code(lambda: app(tokens, exit_on_error=False, print_error=True)))
+    code = exit_code(lambda: app(tokens, exit_on_error=False, print_error=True))
+    if code in _TOLD_TO_END:
+        _leave_in_time(code)
+    sys.exit(code)
+
+
+def _leave_in_time(code: int) -> None:
+    """Prefect takes leave of its server at the end, and may wait for it for ever: whoever said stop does not."""
+
+    def leave() -> None:
+        for children in Path("/proc/self/task").glob("*/children"):  # Prefect's small server, if there is one
+            for child in children.read_text().split():
+                with contextlib.suppress(OSError):
+                    os.kill(int(child), signal.SIGTERM)
+        os._exit(code)
+
+    watch = threading.Timer(LEAVES_WITHIN, leave)
+    watch.daemon = True
+    watch.start()
 
 
 @contextlib.contextmanager

@@ -3,7 +3,11 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,3 +192,33 @@ async def test_an_org_that_is_not_connected_is_said_before_a_flow_begins(
     for command in (sync("nobody"), refresh("nobody"), disconnect("nobody")):
         with pytest.raises(UnknownConnectionError, match="nobody"):
             await command
+
+
+def test_an_interrupted_command_leaves_in_time_and_takes_along_what_it_started() -> None:
+    script = """
+import atexit, subprocess, sys, time
+from deployments.cli import run
+run.LEAVES_WITHIN = 0.3
+atexit.register(time.sleep, 60)
+def stopped(*_, **__):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    print(child.pid, flush=True)
+    raise KeyboardInterrupt
+run.run_app(stopped)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 130
+    assert "Interrupted" in done.stderr
+    deadline = time.monotonic() + 10
+    while _is_running(int(done.stdout)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
