@@ -27,7 +27,7 @@ from store.sealing import Sealer
 from store.token_journal import Edge, JournalRow, Promotion, append_pair, chain, forget, get_pair, promote
 from tasks.credentials import ConnectionBlocks
 from tasks.errors import BlocksUnavailableError, NotConnectedError, PairNotSavedError, sentence_of
-from tasks.outbox import integration_connected
+from tasks.outbox import connection_refreshed, integration_connected
 
 KEEP_TRYING_SECONDS = 900.0
 """Seconds for which a pair that nobody else has is held on to while both the database and Prefect are down."""
@@ -237,6 +237,7 @@ class Vault:
             host=held.host,
             scopes=read_claims(held.access_token).scopes,
             recovered=[integration_connected(connection.org, connection.account_id, connection.account_name)],
+            refreshed=[connection_refreshed(connection.org, held.host, held.expires_at, held.fingerprint)],
             now=self._clock.now(),
         )
 
