@@ -76,8 +76,8 @@ async def deliver_events(
     if report.state == GONE:
         raise EventsGoneError(
             f"The product says that its address for events on {report.host} is gone (410), so nothing is sent there "
-            "any more; events wait in the outbox. Set KOMMO_EVENTS_URL to the new one, or switch this one on again with "
-            "`kommo events test` once it answers."
+            "any more; events wait in the outbox. Set KOMMO_EVENTS_URL to the new one, or switch this one on again "
+            "with `kommo events test` once it answers."
         )
     return report
 

@@ -1,8 +1,8 @@
 """The task that tells the product what has happened: every org's outbox, side by side, lingering for more.
 
 One run serves all orgs and stays for a while, because a run's start costs seconds (prefect-facts §0) and an event
-should wait for a second at most. Any number of runs may work at once: an org's turn belongs to one of them. An address that
-does not do is left alone for a while, by all runs; then one of them tries it with a single event.
+should wait for a second at most. Any number of runs may work at once: an org's turn belongs to one of them. An address
+that does not do is left alone for a while, by all runs; then one of them tries it with a single event.
 """
 
 import asyncio

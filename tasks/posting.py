@@ -1,7 +1,7 @@
 """Our own door to the product: one signed POST, and what came back.
 
-Beside `kommo.transport` the only module that imports httpx (docs/decisions/2026-11-25-outbox-delivery.md says why): that
-one speaks to Kommo's hosts and to no other, this one to the product's address and to no other.
+Beside `kommo.transport` the only module that imports httpx (docs/decisions/2026-11-25-outbox-delivery.md says why):
+that one speaks to Kommo's hosts and to no other, this one to the product's address and to no other.
 
 What it promises: no redirect is followed, no cookie is kept, an attempt has an end in time, and of an answer nothing is
 kept but its status and `Retry-After`.
