@@ -9,7 +9,9 @@ kept but its status and `Retry-After`.
 
 import asyncio
 import contextlib
+import functools
 import logging
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -84,6 +86,7 @@ class Poster:
             # Not every system knows *.localhost, and no resolver should be asked about it.
             self._url = self._url.copy_with(host="127.0.0.1")
         self._http = httpx.AsyncClient(
+            verify=_tls(),
             timeout=httpx.Timeout(timeout, connect=min(_CONNECT, timeout), pool=None),
             limits=httpx.Limits(
                 max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=15.0
@@ -148,3 +151,9 @@ class Poster:
             return max(0.0, (parsedate_to_datetime(text) - self._now()).total_seconds())
         except (ValueError, TypeError, OverflowError):
             return None
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """One for all: loading the certificates takes as long as many requests."""
+    return httpx.create_ssl_context()

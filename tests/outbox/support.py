@@ -2,6 +2,7 @@
 
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -23,10 +24,25 @@ FAST = Options(poll=0.02, timeout=2.0)
 
 async def tell(database: Database, org: str, subject: str, *numbers: int, type: str = "test") -> list[str]:
     """Write events of one subject into the outbox; their ids."""
-    events = [OutboxEvent(type, org, subject, {"n": number}) for number in numbers]
+    return await tell_all(
+        database, [OutboxEvent(type, org, subject, {"n": number}) for number in numbers]
+    )
+
+
+async def tell_all(database: Database, events: Sequence[OutboxEvent]) -> list[str]:
+    """Write events into the outbox, in one transaction; their ids."""
     async with database.begin() as connection:
         await add_events(connection, events, datetime.now(UTC))
     return [event.event_id for event in events]
+
+
+def round_of(number: int, orgs: int, subjects: Sequence[str]) -> list[OutboxEvent]:
+    """Event number so and so of each subject of some orgs."""
+    return [
+        OutboxEvent("test", f"org-{org}", subject, {"n": number})
+        for org in range(orgs)
+        for subject in subjects
+    ]
 
 
 def session_of(

@@ -11,7 +11,7 @@ from store.endpoint import endpoint_state
 from store.outbox_letters import outbox_counts, replay_outbox
 from tasks.deliver import deliver
 from tests.outbox.receiver import CUT, HANG, Received, Receiver, Reply, running_receiver
-from tests.outbox.support import hurry, outbox, run, session_of, states, tell
+from tests.outbox.support import hurry, outbox, round_of, run, session_of, states, tell, tell_all
 
 SUBJECTS = [f"lead:{number}" for number in range(8)]
 
@@ -21,11 +21,8 @@ def in_order(receiver: Receiver) -> bool:
 
 
 async def fill(database: Database, orgs: int = 2, each: int = 5) -> int:
-    for number in range(each):
-        for org in range(orgs):
-            for subject in SUBJECTS:
-                await tell(database, f"org-{org}", subject, number)
-    return orgs * each * len(SUBJECTS)
+    events = [event for number in range(each) for event in round_of(number, orgs, SUBJECTS)]
+    return len(await tell_all(database, events))
 
 
 async def test_everything_is_told_once_in_the_order_of_each_subject(
@@ -238,7 +235,7 @@ async def test_several_runs_at_once_tell_everything_in_order_and_next_to_nothing
     async def write() -> int:
         count = 0
         for number in range(20):
-            count += await fill_once(database, number)
+            count += len(await tell_all(database, round_of(number, 3, SUBJECTS)))
             await asyncio.sleep(0.01)
         done.set()
         return count
@@ -246,7 +243,7 @@ async def test_several_runs_at_once_tell_everything_in_order_and_next_to_nothing
     async def deliverer() -> None:
         while True:
             ended = done.is_set()
-            await run(database, product.url)
+            await run(database, product.url, linger=0.1)
             if ended:
                 return
 
@@ -255,13 +252,6 @@ async def test_several_runs_at_once_tell_everything_in_order_and_next_to_nothing
     assert in_order(product)
     assert len(product.first_times()) == 3 * len(SUBJECTS)
     assert product.doubles() == 0
-
-
-async def fill_once(database: Database, number: int) -> int:
-    for org in range(3):
-        for subject in SUBJECTS:
-            await tell(database, f"org-{org}", subject, number)
-    return 3 * len(SUBJECTS)
 
 
 async def test_only_the_orgs_and_the_shard_that_were_asked_for_are_told(
