@@ -110,7 +110,7 @@ async def deliver(
         turn_seconds=options.turn_seconds,
         send_seconds=options.timeout + _MARGIN,
     )
-    poster = Poster(session.endpoint, connections=concurrency, timeout=options.timeout, now=session.clock.now)
+    poster = Poster(session.endpoint, timeout=options.timeout, now=session.clock.now)
     async with poster:
         counts = Counts()
         sending = Sending(poster, session.signer, session.clock, options, counts, concurrency=concurrency)
@@ -254,7 +254,7 @@ class _Run:
             judgement = await OrgDelivery(database, taken[0], self._marker, self._sending).one()
         finally:
             for held in taken:
-                self._marker.end(held)
+                await self._marker.end(held)
         self._sending.breaker = Breaker(self._session.options.threshold)
         if judgement is None:
             await end_probe(database, key)
@@ -303,8 +303,10 @@ class _Run:
             await OrgDelivery(self._session.database, held, self._marker, self._sending).work()
         finally:
             self._sending.counts.lost_turns += held.lost
-            self._marker.end(held)
-            self._at_work -= 1
+            try:
+                await self._marker.end(held)
+            finally:
+                self._at_work -= 1
             self._ended.set()
 
     async def _rest(self) -> None:

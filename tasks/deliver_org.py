@@ -22,6 +22,8 @@ from tasks.posting import Outcome, Posted, Poster
 from tasks.signing import CONTENT_TYPE, Signer, cloud_event
 from tasks.waiting import set_or_after
 
+_LOOKING = 3
+
 
 @dataclass(frozen=True)
 class Options:
@@ -88,6 +90,8 @@ class Sending:
         self._poster = poster
         self._signer = signer
         self._free = asyncio.Semaphore(concurrency)
+        # Of many orgs only a few look into the database at a time: more connections than are kept cost more than a wait.
+        self.looking = asyncio.Semaphore(_LOOKING)
 
     @property
     def may_send(self) -> bool:
@@ -164,13 +168,14 @@ class OrgDelivery:
 
     async def _due(self, limit: int) -> list[OutboxRecord]:
         try:
-            return await due_outbox(
-                self._database,
-                self._held.turn.org,
-                limit=limit,
-                busy=self._busy,
-                moment=self._sending.clock.now(),
-            )
+            async with self._sending.looking:
+                return await due_outbox(
+                    self._database,
+                    self._held.turn.org,
+                    limit=limit,
+                    busy=self._busy,
+                    moment=self._sending.clock.now(),
+                )
         except DatabaseUnavailableError:
             return []  # whoever writes the marks waits for it, and says so
 

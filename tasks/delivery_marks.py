@@ -67,7 +67,7 @@ class Marker:
         self._good_for = turn_seconds - send_seconds
         self._turns: dict[str, HeldTurn] = {}
         self._waiting: list[_Waiting] = []
-        self._ended: list[OutboxTurn] = []
+        self._ended: list[tuple[OutboxTurn, asyncio.Future[None]]] = []
         self._woken = asyncio.Event()
         self._closing = False
 
@@ -82,13 +82,16 @@ class Marker:
         self._turns |= {one.turn.org: one for one in held}
         return held
 
-    def end(self, held: HeldTurn) -> None:
-        """Give a turn back, soon."""
+    async def end(self, held: HeldTurn) -> None:
+        """Give a turn back; others can take it when this returns."""
         if self._turns.get(held.turn.org) is held:
             del self._turns[held.turn.org]
-        if not held.lost:
-            self._ended.append(held.turn)
+        if held.lost:
+            return
+        done = asyncio.get_running_loop().create_future()
+        self._ended.append((held.turn, done))
         self._woken.set()
+        await done
 
     def mark(self, mark: Mark) -> asyncio.Future[bool]:
         """Write a mark, soon; the answer is whether it was, which it is not if the turn was lost."""
@@ -152,8 +155,11 @@ class Marker:
             if not waiting.done.done():
                 waiting.done.set_result(waiting.mark.org in kept)
         ended = self._ended[:]
-        await end_outbox_turns(self._database, self._owner, ended)
+        await end_outbox_turns(self._database, self._owner, [turn for turn, _ in ended])
         del self._ended[: len(ended)]
+        for _, done in ended:
+            if not done.done():
+                done.set_result(None)
         if self._waiting or self._ended:
             self._woken.set()
 

@@ -57,11 +57,10 @@ class Posted:
 
 
 class Poster:
-    """Sends to one address over kept connections; an async context manager.
+    """Sends to one address over kept connections, as many as are asked for at a time; an async context manager.
 
     Args:
         endpoint: Where to.
-        connections: At most so many at a time.
         timeout: Seconds for one attempt.
         now: The present time, for a `Retry-After` that is a date.
     """
@@ -70,7 +69,6 @@ class Poster:
         self,
         endpoint: Endpoint,
         *,
-        connections: int = 64,
         timeout: float = TIMEOUT,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -85,17 +83,8 @@ class Poster:
         if self._url.host.endswith("localhost"):
             # Not every system knows *.localhost, and no resolver should be asked about it.
             self._url = self._url.copy_with(host="127.0.0.1")
-        self._http = httpx.AsyncClient(
-            verify=_tls(),
-            timeout=httpx.Timeout(timeout, connect=min(_CONNECT, timeout), pool=None),
-            limits=httpx.Limits(
-                max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=15.0
-            ),
-            headers={"User-Agent": _USER_AGENT, "Accept": "*/*", "Host": endpoint.host},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            follow_redirects=False,
-            mounts={"all://127.0.0.1": None, "all://[::1]": None},
-        )
+        self._free: list[httpx.AsyncClient] = []
+        self._all: list[httpx.AsyncClient] = []
 
     def __repr__(self) -> str:
         return f"Poster({self._endpoint.host!r})"
@@ -106,7 +95,7 @@ class Poster:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        await asyncio.gather(*(one.aclose() for one in self._all))
 
     async def post(self, headers: Mapping[str, str], body: bytes) -> Posted:
         """Send one event once; what went wrong is in the answer.
@@ -115,19 +104,36 @@ class Poster:
             headers: Content type and signature.
             body: Byte for byte.
         """
+        client = self._free.pop() if self._free else self._new_client()
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._exchange(headers, body)
+                return await self._exchange(client, headers, body)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError):
             return Posted(Outcome.UNREACHABLE)
         except (httpx.TimeoutException, TimeoutError):
             return Posted(Outcome.TIMEOUT)
         except (httpx.HTTPError, OSError):
             return Posted(Outcome.BROKEN)
+        finally:
+            self._free.append(client)
 
-    async def _exchange(self, headers: Mapping[str, str], body: bytes) -> Posted:
-        request = self._http.build_request("POST", self._url, headers=dict(headers), content=body)
-        response = await self._http.send(request, stream=True)
+    def _new_client(self) -> httpx.AsyncClient:
+        """A client with one connection: a pool looks at all of its connections for each request, twice."""
+        client = httpx.AsyncClient(
+            verify=_tls(),
+            timeout=httpx.Timeout(self._timeout, connect=min(_CONNECT, self._timeout), pool=None),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=15.0),
+            headers={"User-Agent": _USER_AGENT, "Accept": "*/*", "Host": self._endpoint.host},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            follow_redirects=False,
+            mounts={"all://127.0.0.1": None, "all://[::1]": None},
+        )
+        self._all.append(client)
+        return client
+
+    async def _exchange(self, client: httpx.AsyncClient, headers: Mapping[str, str], body: bytes) -> Posted:
+        request = client.build_request("POST", self._url, headers=dict(headers), content=body)
+        response = await client.send(request, stream=True)
         # The status is all that counts: an answer that breaks off behind its head is one all the same.
         with contextlib.suppress(httpx.HTTPError):
             try:

@@ -260,8 +260,6 @@ async def test_only_the_orgs_and_the_shard_that_were_asked_for_are_told(
     await fill(database, orgs=6, each=1)
     assert (await deliver(session_of(database, product.url), 0.0, orgs=["org-1"])).delivered == len(SUBJECTS)
     assert {received.event["source"] for received in product.taken} == {"/kommo/org-1"}
-    parts = [
-        await deliver(session_of(database, product.url), 0.0, shard=(number, 2)) for number in range(2)
-    ]
+    parts = [await deliver(session_of(database, product.url), 0.0, shard=(number, 2)) for number in range(2)]
     assert sum(part.delivered for part in parts) == 5 * len(SUBJECTS)
     assert all(part.delivered for part in parts)
