@@ -90,7 +90,7 @@ class Sending:
         self._poster = poster
         self._signer = signer
         self._free = asyncio.Semaphore(concurrency)
-        # Of many orgs only a few look into the database at a time: more connections than are kept cost more than a wait.
+        # Only a few look into the database at a time: more connections than are kept cost more than a wait.
         self.looking = asyncio.Semaphore(_LOOKING)
 
     @property

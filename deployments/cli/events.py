@@ -122,6 +122,7 @@ async def deliver(*orgs: str, linger: str = "0s", shard: str | None = None, json
         from flows.deliver_events import deliver_events
         from flows.token_refresh import parse_span
         from flows.webhook_backlog import parse_shard
+        from tasks.errors import EventsSetupError
 
     try:
         parse_span(linger)
@@ -130,6 +131,10 @@ async def deliver(*orgs: str, linger: str = "0s", shard: str | None = None, json
     except ValueError as error:
         raise WrongUseError(str(error)) from None
     report = await deliver_events(linger, list(orgs) or None, shard)
+    if report.state == "unset":
+        raise EventsSetupError(
+            f"Nobody is told anything: {report.reason}. What has happened waits in the outbox."
+        )
     if json:
         print_json(report)
         return

@@ -50,6 +50,7 @@ class Receiver:
     behave: Behaviour = lambda _received: Reply()
     requests: list[Received] = field(default_factory=list)
     taken: list[Received] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def url(self) -> str:
@@ -65,6 +66,13 @@ class Receiver:
                 seen.add(event["id"])
                 found[event["source"], event["subject"]].append(received.number)
         return dict(found)
+
+    async def comes(self, count: int) -> None:
+        """Wait until so many were taken."""
+        async with asyncio.timeout(60):
+            while len(self.taken) < count:
+                self.news.clear()
+                await self.news.wait()
 
     def doubles(self) -> int:
         """How many requests a product that deduplicates by the id would have left alone."""
@@ -86,6 +94,7 @@ class Receiver:
                     break
                 if 200 <= reply.status < 300:
                     self.taken.append(received)
+                    self.news.set()
                 more = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
                 writer.write(f"HTTP/1.1 {reply.status} X\r\ncontent-length: 0\r\n{more}\r\n".encode())
                 await writer.drain()

@@ -22,9 +22,9 @@ SECRET = SecretStr("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 FAST = Options(poll=0.02, timeout=2.0)
 
 
-async def tell(database: Database, org: str, subject: str, *numbers: int, type: str = "test") -> list[str]:
+async def tell(database: Database, org: str, subject: str, *numbers: int, kind: str = "test") -> list[str]:
     """Write events of one subject into the outbox; their ids."""
-    return await tell_all(database, [OutboxEvent(type, org, subject, {"n": number}) for number in numbers])
+    return await tell_all(database, [OutboxEvent(kind, org, subject, {"n": number}) for number in numbers])
 
 
 async def tell_all(database: Database, events: Sequence[OutboxEvent]) -> list[str]:

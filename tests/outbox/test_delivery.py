@@ -98,7 +98,7 @@ async def test_what_was_told_can_be_told_again_under_the_same_ids(
     database: Database, product: Receiver
 ) -> None:
     ids = await tell(database, "acme", "lead:1", 0, 1, 2)
-    await tell(database, "acme", "lead:2", 0, type="other")
+    await tell(database, "acme", "lead:2", 0, kind="other")
     await run(database, product.url)
     since = (await outbox(database))[0].created_at
     assert await replay_outbox(database, ids=ids[1:2]) == 1
@@ -150,8 +150,7 @@ async def test_a_product_that_is_down_is_found_again_by_a_run_that_lingers(datab
     assert {event.attempts for event in await outbox(database)} == {0}, "an outage counts for no event"
     async with running_receiver(port) as back:
         await hurry(database)
-        while not back.taken:
-            await asyncio.sleep(0.05)
+        await back.comes(1)
         # What had failed by then waits for a few seconds more.
         while (await states(database)).get("pending"):
             await hurry(database)
@@ -205,8 +204,7 @@ async def test_a_slow_subject_holds_up_no_other_one_even_of_its_org(
     await asyncio.sleep(0.3)
     begun = time.monotonic()
     await tell(database, "acme", "lead:1", 0, 1, 2)
-    while len(product.taken) < 3:
-        await asyncio.sleep(0.01)
+    await product.comes(3)
     assert time.monotonic() - begun < 0.5
     assert {received.event["subject"] for received in product.taken} == {"lead:1"}
     await running
@@ -220,8 +218,7 @@ async def test_a_new_event_is_told_within_a_second_while_a_run_lingers(
     await asyncio.sleep(0.5)
     begun = time.monotonic()
     await tell(database, "acme", "lead:1", 0)
-    while not product.taken:
-        await asyncio.sleep(0.01)
+    await product.comes(1)
     assert time.monotonic() - begun < 1.0
     assert (await running).delivered == 1
 

@@ -97,16 +97,14 @@ async def test_a_run_that_was_stopped_for_longer_than_its_turn_breaks_no_order_w
         written = len(await tell_all(database, events))
         before = len(product.taken)
         with runs(Wish(database_place, product.url, 60.0), 1) as running:
-            while len(product.taken) < before + 20:
-                await asyncio.sleep(0.01)
+            await product.comes(before + 20)
             [stopped] = running
             assert stopped.pid is not None
             os.kill(stopped.pid, signal.SIGSTOP)
             assert (await states(database))["pending"] > 0
             running.append(start(Wish(database_place, product.url, 60.0)))
             await asyncio.sleep(TURN_SECONDS)
-            while len(product.taken) < before + written // 2:
-                await asyncio.sleep(0.01)
+            await product.comes(before + written // 2)
             os.kill(stopped.pid, signal.SIGCONT)
             await all_told(database, seconds=30)
             # The one that was stopped works on: it has not died of it.

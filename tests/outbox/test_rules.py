@@ -102,9 +102,7 @@ def test_an_event_is_dead_exactly_after_its_last_attempt_that_counts(
     counted, state = 0, PENDING
     for posted in answers:
         judgement = judge(posted)
-        mark = mark_of(
-            event(1, "lead:1", counted), judgement, attempts=attempts, now=NOW, dice=lambda: roll
-        )
+        mark = mark_of(event(1, "lead:1", counted), judgement, attempts=attempts, now=NOW, dice=lambda: roll)
         counted += mark.counted
         state = mark.state
         assert (state == DELIVERED) == (judgement.verdict is Verdict.TAKEN)

@@ -73,7 +73,8 @@ async def test_while_a_secret_is_replaced_both_the_old_and_the_new_one_verify(
 
 
 @pytest.mark.parametrize(
-    "secret", ["", "  ", "canary", "whsec_", "whsec_canary!", "whsec_Y2FuYXJ5", f"{SECRET.get_secret_value()} canary"]
+    "secret",
+    ["", "  ", "canary", "whsec_", "whsec_canary!", "whsec_Y2FuYXJ5", f"{SECRET.get_secret_value()} canary"],
 )
 def test_a_secret_that_is_none_is_refused_without_being_repeated(secret: str) -> None:
     with pytest.raises(EventsSetupError) as caught:
@@ -107,7 +108,12 @@ def test_an_address_that_cannot_be_used_is_refused_without_being_repeated(url: s
 
 def test_https_and_with_permission_this_machine_are_taken() -> None:
     assert parse_endpoint(SecretStr("https://app.example.com:8443/a?b=c")).host == "app.example.com:8443"
-    for loopback in ("http://localhost:1/x", "http://a.localhost/x", "http://127.0.0.1:1/", "http://[::1]:1/"):
+    for loopback in (
+        "http://localhost:1/x",
+        "http://a.localhost/x",
+        "http://127.0.0.1:1/",
+        "http://[::1]:1/",
+    ):
         assert parse_endpoint(SecretStr(loopback), allow_loopback=True).key
 
 

@@ -1,7 +1,7 @@
 """How fast the outbox is told: `python -m tests.benchmarks.outbox.deliver [--events N] [--url URL] [--orgs N]`.
 
-Events that are in the outbox already when it begins go to a fast receiver, which is a process of its own: over 20 orgs and
-2 000 subjects, then the same number of one org. The bar: 500 events/s.
+Events that are in the outbox already when it begins go to a fast receiver, which is a process of its own: of 2 000
+subjects over 20 orgs, then the same number of one org. The bar: 500 events/s.
 
 The database is SQLite in a temporary directory, or the one that --url names (in a schema of its own).
 """
