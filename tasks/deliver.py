@@ -38,7 +38,7 @@ from tasks.waiting import set_or_after
 
 LONGEST_DELIVERY = 900.0
 """Seconds after which a run ends though there is still work: the next one goes on, and this one's figures are seen."""
-_ORGS_AT_A_TIME = 64
+_ORGS_AT_A_TIME = 32
 _MARGIN = 2.0  # seconds between the end of the last attempt of a turn and the turn's own
 _SHOWN = 200
 
@@ -123,6 +123,9 @@ async def deliver(
         except BaseExceptionGroup as errors:
             # Of several tasks that met the same outage, one says it.
             raise errors.exceptions[0] from None
+        finally:
+            # A run that is cancelled, too, marks what the product has taken, and lets others go on at once.
+            await asyncio.shield(marker.finish())
     seconds = round(session.clock.monotonic() - begun, 3)
     return await report_of(session, counts, seconds)
 
@@ -247,17 +250,16 @@ class _Run:
         """Send a single event to an address that has rested; whether it does now."""
         database, key = self._session.database, self._session.endpoint.key
         seconds = self._session.options.timeout + 5.0
-        taken = await self._take(limit=1)
-        try:
-            if not taken or not await claim_probe(database, key, seconds, now=self._seconds):
-                return False
-            judgement = await OrgDelivery(database, taken[0], self._marker, self._sending).one()
-        finally:
-            for held in taken:
-                await self._marker.end(held)
+        judgement, claimed = None, False
+        for held in await self._take(limit=1):
+            if await claim_probe(database, key, seconds, now=self._seconds):
+                judgement = await OrgDelivery(database, held, self._marker, self._sending).one()
+                claimed = True
+            await self._marker.end(held)
         self._sending.breaker = Breaker(self._session.options.threshold)
         if judgement is None:
-            await end_probe(database, key)
+            if claimed:
+                await end_probe(database, key)
             return False
         if judgement.verdict is Verdict.TAKEN:
             _log.info("The product answers again.")
@@ -299,15 +301,12 @@ class _Run:
         return self._marker.hold(turns, asked_at)
 
     async def _work(self, held: HeldTurn) -> None:
-        try:
-            await OrgDelivery(self._session.database, held, self._marker, self._sending).work()
-        finally:
-            self._sending.counts.lost_turns += held.lost
-            try:
-                await self._marker.end(held)
-            finally:
-                self._at_work -= 1
-            self._ended.set()
+        # If it is cancelled, or fails, the whole run does; its turns are given back all together then.
+        await OrgDelivery(self._session.database, held, self._marker, self._sending).work()
+        self._sending.counts.lost_turns += held.lost
+        await self._marker.end(held)
+        self._at_work -= 1
+        self._ended.set()
 
     async def _rest(self) -> None:
         """Wait before looking again: there may be something new, or the org of a turn that ended may have more."""

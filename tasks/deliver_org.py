@@ -41,7 +41,7 @@ class Options:
 
     turn_seconds: float = 30.0
     turn_longest: float = 30.0
-    at_a_time: int = 400
+    at_a_time: int = 200
     attempts: int = 15
     threshold: int = 5
     timeout: float = 10.0

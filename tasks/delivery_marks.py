@@ -21,6 +21,7 @@ OUTAGE_SECONDS = 60.0
 _DISTANCE = 0.05
 _MOST = 1000
 _AGAIN = 0.5
+_LAST_WORD = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -129,6 +130,18 @@ class Marker:
                 away_since = None
                 if not self._closing:
                     await self._clock.sleep(_DISTANCE)
+
+    async def finish(self) -> None:
+        """Write what is left and give all turns back, as far as the database lets us; nothing may be under way."""
+        if not (self._waiting or self._turns):
+            return
+        try:
+            async with asyncio.timeout(_LAST_WORD):
+                await self._write()
+                turns = [held.turn for held in self._turns.values()]
+                await end_outbox_turns(self._database, self._owner, turns)
+        except (DatabaseUnavailableError, TimeoutError):
+            _log.warning("What was told last could not be marked; it will be told once more.")
 
     async def _write(self) -> None:
         batch, begun = self._waiting[:_MOST], self._clock.monotonic()

@@ -28,6 +28,7 @@ from tasks.endpoint import Endpoint
 TIMEOUT = 10.0
 """Seconds for one attempt, from the connection to the end of the answer."""
 _CONNECT = 5.0
+_IDLE = 4.0  # seconds that an unused connection is kept: Node's servers end theirs after five
 _MOST_READ = 64 * 1024  # of an answer; the connection of one that says more is not used again
 _USER_AGENT = "kommo-data-plane/0.1 (events; httpx)"
 
@@ -122,7 +123,7 @@ class Poster:
         client = httpx.AsyncClient(
             verify=_tls(),
             timeout=httpx.Timeout(self._timeout, connect=min(_CONNECT, self._timeout), pool=None),
-            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=15.0),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_IDLE),
             headers={"User-Agent": _USER_AGENT, "Accept": "*/*", "Host": self._endpoint.host},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             follow_redirects=False,

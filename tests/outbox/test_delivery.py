@@ -3,12 +3,17 @@
 import asyncio
 import random
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
 
 import pytest
 
 from store.database import Database
 from store.endpoint import endpoint_state
+from store.errors import DatabaseUnavailableError
 from store.outbox_letters import outbox_counts, replay_outbox
+from tasks import delivery_marks
 from tasks.deliver import deliver
 from tests.outbox.receiver import CUT, HANG, Received, Receiver, Reply, running_receiver
 from tests.outbox.support import hurry, outbox, round_of, run, session_of, states, tell, tell_all
@@ -161,15 +166,18 @@ async def test_a_product_that_is_down_is_found_again_by_a_run_that_lingers(datab
     assert (report.delivered, report.state) == (count, "well")
 
 
-@pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after_is_obeyed(database: Database, product: Receiver, status: int) -> None:
+@pytest.mark.parametrize(("status", "as_date"), [(429, False), (503, True)])
+async def test_retry_after_is_obeyed(
+    database: Database, product: Receiver, status: int, as_date: bool
+) -> None:
     await tell(database, "acme", "lead:1", 0, 1)
-    product.behave = lambda _received: Reply(status, {"retry-after": "120"})
+    moment = format_datetime(datetime.now(UTC) + timedelta(seconds=120), usegmt=True)
+    product.behave = lambda _received: Reply(status, {"retry-after": moment if as_date else "120"})
     report = await run(database, product.url)
     assert (report.posts, report.state) == (1, "resting")
     found = await endpoint_state(database, session_of(database, product.url).endpoint.key)
     assert found is not None
-    assert 110 < found.seconds <= 120
+    assert 100 < found.seconds <= 120
     [first, _] = await outbox(database)
     assert first.attempts == 0
 
@@ -260,3 +268,43 @@ async def test_only_the_orgs_and_the_shard_that_were_asked_for_are_told(
     parts = [await deliver(session_of(database, product.url), 0.0, shard=(number, 2)) for number in range(2)]
     assert sum(part.delivered for part in parts) == 5 * len(SUBJECTS)
     assert all(part.delivered for part in parts)
+
+
+async def test_a_run_that_is_cancelled_marks_what_was_taken_and_gives_its_turns_back(
+    database: Database, product: Receiver
+) -> None:
+    product.behave = lambda _received: Reply(seconds=0.02)
+    count = await fill(database, each=20)
+    running = asyncio.create_task(run(database, product.url))
+    await product.comes(100)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (await states(database))["delivered"] >= 80
+    left = (await states(database))["pending"]
+    assert (await run(database, product.url)).delivered == left, "its turns are not free"
+    assert await states(database) == {"delivered": count}
+    assert in_order(product)
+    assert product.doubles() <= 16, "more than what was under way"
+
+
+async def test_while_the_database_is_away_nothing_is_lost_and_nothing_is_told_out_of_order(
+    database: Database, product: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away, write = 3, delivery_marks.mark_outbox
+
+    async def failing(*given: Any, **more: Any) -> set[str]:
+        nonlocal away
+        if product.taken and away:
+            away -= 1
+            raise DatabaseUnavailableError("away")
+        return await write(*given, **more)
+
+    monkeypatch.setattr(delivery_marks, "mark_outbox", failing)
+    monkeypatch.setattr(delivery_marks, "_AGAIN", 0.05)
+    count = await fill(database)
+    report = await run(database, product.url)
+    assert (away, report.delivered) == (0, count)
+    assert await states(database) == {"delivered": count}
+    assert in_order(product)
+    assert product.doubles() == 0
