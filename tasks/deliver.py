@@ -39,7 +39,7 @@ from tasks.waiting import set_or_after
 LONGEST_DELIVERY = 900.0
 """Seconds after which a run ends though there is still work: the next one goes on, and this one's figures are seen."""
 _ORGS_AT_A_TIME = 32
-_MARGIN = 2.0  # seconds between the end of the last attempt of a turn and the turn's own
+_MARGIN = 1 / 15  # of a turn, between the end of its last attempt and its own
 _SHOWN = 200
 
 Shard = tuple[int, int]
@@ -108,7 +108,7 @@ async def deliver(
         session.clock,
         session.owner,
         turn_seconds=options.turn_seconds,
-        send_seconds=options.timeout + _MARGIN,
+        send_seconds=options.timeout + _MARGIN * options.turn_seconds,
     )
     poster = Poster(session.endpoint, timeout=options.timeout, now=session.clock.now)
     async with poster:

@@ -106,8 +106,12 @@ class Sending:
             body = cloud_event(event)
             headers = self._signer.headers(event.event_id, int(self.clock.now().timestamp()), body)
             self.counts.posts += 1
+            begun = self.clock.monotonic()
             posted = await self._post({"content-type": CONTENT_TYPE, **headers}, body)
         judgement = judge(posted)
+        held_up = self.clock.monotonic() - begun > 2 * self.options.timeout
+        if held_up and judgement.verdict is not Verdict.TAKEN:
+            return None  # this process was stopped meanwhile: neither the event nor the address is to blame
         self.breaker.note(judgement)
         return judgement
 

@@ -13,9 +13,9 @@ from tests.outbox.support import session_of
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.outbox.delivery_process"])
 
-TURN_SECONDS = 4.0
+TURN_SECONDS = 3.5
 """A killed run holds its orgs up for so long."""
-OPTIONS = Options(turn_seconds=TURN_SECONDS, timeout=1.0, poll=0.05, at_a_time=12)
+OPTIONS = Options(turn_seconds=TURN_SECONDS, timeout=1.5, poll=0.05, at_a_time=12)
 
 
 @dataclass(frozen=True)

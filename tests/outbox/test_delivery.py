@@ -13,6 +13,7 @@ from store.database import Database
 from store.endpoint import endpoint_state
 from store.errors import DatabaseUnavailableError
 from store.outbox_letters import outbox_counts, replay_outbox
+from store.outbox_turns import mark_outbox
 from tasks import delivery_marks
 from tasks.deliver import deliver
 from tests.outbox.receiver import CUT, HANG, Received, Receiver, Reply, running_receiver
@@ -291,7 +292,7 @@ async def test_a_run_that_is_cancelled_marks_what_was_taken_and_gives_its_turns_
 async def test_while_the_database_is_away_nothing_is_lost_and_nothing_is_told_out_of_order(
     database: Database, product: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    away, write = 3, delivery_marks.mark_outbox
+    away, write = 3, mark_outbox
 
     async def failing(*given: Any, **more: Any) -> set[str]:
         nonlocal away
