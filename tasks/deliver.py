@@ -122,12 +122,18 @@ async def deliver(
                 marker.close()
         except BaseExceptionGroup as errors:
             # Of several tasks that met the same outage, one says it.
-            raise errors.exceptions[0] from None
+            raise _first(errors) from None
         finally:
             # A run that is cancelled, too, marks what the product has taken, and lets others go on at once.
             await asyncio.shield(marker.finish())
     seconds = round(session.clock.monotonic() - begun, 3)
     return await report_of(session, counts, seconds)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def report_of(session: DeliverySession, counts: Counts, seconds: float) -> DeliveryReport:

@@ -6,6 +6,7 @@ under way, the org's events are looked for again and again.
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -23,6 +24,8 @@ from tasks.signing import CONTENT_TYPE, Signer, cloud_event
 from tasks.waiting import set_or_after
 
 _LOOKING = 3
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,9 @@ class Sending:
         async with self._free:
             if not self.may_send or turn.lost or self.clock.monotonic() > turn.good_until:
                 return None
-            body = cloud_event(event)
-            headers = self._signer.headers(event.event_id, int(self.clock.now().timestamp()), body)
             self.counts.posts += 1
             begun = self.clock.monotonic()
-            posted = await self._post({"content-type": CONTENT_TYPE, **headers}, body)
+            posted = await self._post(event)
         judgement = judge(posted)
         held_up = self.clock.monotonic() - begun > 2 * self.options.timeout
         if held_up and judgement.verdict is not Verdict.TAKEN:
@@ -115,10 +116,13 @@ class Sending:
         self.breaker.note(judgement)
         return judgement
 
-    async def _post(self, headers: dict[str, str], body: bytes) -> Posted:
+    async def _post(self, event: OutboxRecord) -> Posted:
         try:
-            return await self._poster.post(headers, body)
-        except Exception:  # noqa: BLE001 - whatever this one event does to us, the others go on
+            body = cloud_event(event)
+            headers = self._signer.headers(event.event_id, int(self.clock.now().timestamp()), body)
+            return await self._poster.post({"content-type": CONTENT_TYPE, **headers}, body)
+        except Exception as error:  # noqa: BLE001 - whatever this one event does to us, the others go on
+            _log.error("Event %s could not be sent (%s).", event.event_id, type(error).__name__)
             return Posted(Outcome.BROKEN)
 
 

@@ -12,10 +12,12 @@ import pytest
 from store.database import Database
 from store.endpoint import endpoint_state
 from store.errors import DatabaseUnavailableError
+from store.outbox import OutboxRecord
 from store.outbox_letters import outbox_counts, replay_outbox
 from store.outbox_turns import mark_outbox
-from tasks import delivery_marks
+from tasks import deliver_org, delivery_marks
 from tasks.deliver import deliver
+from tasks.signing import cloud_event
 from tests.outbox.receiver import CUT, HANG, Received, Receiver, Reply, running_receiver
 from tests.outbox.support import hurry, outbox, round_of, run, session_of, states, tell, tell_all
 
@@ -309,3 +311,18 @@ async def test_while_the_database_is_away_nothing_is_lost_and_nothing_is_told_ou
     assert await states(database) == {"delivered": count}
     assert in_order(product)
     assert product.doubles() == 0
+
+
+async def test_an_event_that_cannot_even_be_written_down_stops_no_other_one(
+    database: Database, product: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(event: OutboxRecord) -> bytes:
+        if event.subject == "lead:1":
+            raise ValueError(f"canary {event.payload}")
+        return cloud_event(event)
+
+    monkeypatch.setattr(deliver_org, "cloud_event", failing)
+    for subject in ("lead:1", "lead:2"):
+        await tell(database, "acme", subject, 0)
+    report = await run(database, product.url, attempts=1)
+    assert (report.delivered, report.dead) == (1, 1)
