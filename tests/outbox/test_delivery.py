@@ -121,28 +121,28 @@ async def test_what_was_told_can_be_told_again_under_the_same_ids(
 @pytest.mark.parametrize("answer", [500, HANG, CUT, 503])
 @pytest.mark.seconds(3)
 async def test_a_product_that_does_not_do_is_left_alone_for_a_while_and_nothing_is_lost(
-    database: Database, product: Receiver, answer: int
+    sqlite_database: Database, product: Receiver, answer: int
 ) -> None:
-    count = await fill(database, each=3)
+    count = await fill(sqlite_database, each=3)
     product.behave = lambda _received: Reply(answer)
-    report = await run(database, product.url, timeout=0.3)
+    report = await run(sqlite_database, product.url, timeout=0.3)
     assert report.state == "resting"
     assert report.delivered == 0
     assert report.posts < 60, "it goes on knocking at a closed door"
     before = len(product.requests)
-    assert (await run(database, product.url)).posts == 0
-    await hurry(database)
-    assert (await run(database, product.url, timeout=0.3)).posts == 1, "a single event tries it"
+    assert (await run(sqlite_database, product.url)).posts == 0
+    await hurry(sqlite_database)
+    assert (await run(sqlite_database, product.url, timeout=0.3)).posts == 1, "a single event tries it"
     assert len(product.requests) == before + 1
-    found = await endpoint_state(database, session_of(database, product.url).endpoint.key)
+    found = await endpoint_state(sqlite_database, session_of(sqlite_database, product.url).endpoint.key)
     assert found is not None
     assert found.failures == 2
     product.behave = lambda _received: Reply()
-    while (await states(database)).get("pending"):
-        await hurry(database)
-        report = await run(database, product.url)
+    while (await states(sqlite_database)).get("pending"):
+        await hurry(sqlite_database)
+        report = await run(sqlite_database, product.url)
     assert report.state == "well"
-    assert await states(database) == {"delivered": count}
+    assert await states(sqlite_database) == {"delivered": count}
     assert in_order(product)
     assert len(product.taken) == count
 
@@ -171,50 +171,50 @@ async def test_a_product_that_is_down_is_found_again_by_a_run_that_lingers(datab
 
 @pytest.mark.parametrize(("status", "as_date"), [(429, False), (503, True)])
 async def test_retry_after_is_obeyed(
-    database: Database, product: Receiver, status: int, as_date: bool
+    sqlite_database: Database, product: Receiver, status: int, as_date: bool
 ) -> None:
-    await tell(database, "acme", "lead:1", 0, 1)
+    await tell(sqlite_database, "acme", "lead:1", 0, 1)
     moment = format_datetime(datetime.now(UTC) + timedelta(seconds=120), usegmt=True)
     product.behave = lambda _received: Reply(status, {"retry-after": moment if as_date else "120"})
-    report = await run(database, product.url)
+    report = await run(sqlite_database, product.url)
     assert (report.posts, report.state) == (1, "resting")
-    found = await endpoint_state(database, session_of(database, product.url).endpoint.key)
+    found = await endpoint_state(sqlite_database, session_of(sqlite_database, product.url).endpoint.key)
     assert found is not None
     assert 100 < found.seconds <= 120
-    [first, _] = await outbox(database)
+    [first, _] = await outbox(sqlite_database)
     assert first.attempts == 0
 
 
-async def test_an_address_that_is_gone_is_left_for_good(database: Database, product: Receiver) -> None:
-    await tell(database, "acme", "lead:1", 0)
+async def test_an_address_that_is_gone_is_left_for_good(sqlite_database: Database, product: Receiver) -> None:
+    await tell(sqlite_database, "acme", "lead:1", 0)
     product.behave = lambda _received: Reply(410)
-    report = await run(database, product.url, linger=30.0)
+    report = await run(sqlite_database, product.url, linger=30.0)
     assert (report.posts, report.state) == (1, "gone")
-    await hurry(database)
+    await hurry(sqlite_database)
     product.behave = lambda _received: Reply()
-    assert (await run(database, product.url, linger=30.0)).posts == 0
+    assert (await run(sqlite_database, product.url, linger=30.0)).posts == 0
     # Another address is another matter.
-    assert (await run(database, f"{product.url}&v=2")).delivered == 1
+    assert (await run(sqlite_database, f"{product.url}&v=2")).delivered == 1
 
 
-async def test_a_redirect_is_not_followed(database: Database, product: Receiver) -> None:
+async def test_a_redirect_is_not_followed(sqlite_database: Database, product: Receiver) -> None:
     async with running_receiver() as elsewhere:
         product.behave = lambda _received: Reply(307, {"location": elsewhere.url})
-        await tell(database, "acme", "lead:1", 0)
-        report = await run(database, product.url)
+        await tell(sqlite_database, "acme", "lead:1", 0)
+        report = await run(sqlite_database, product.url)
         assert (report.failed, elsewhere.requests) == (1, [])
     assert report.failures == {"The product answered with a redirect (307); none is followed.": 1}
 
 
 async def test_a_slow_subject_holds_up_no_other_one_even_of_its_org(
-    database: Database, product: Receiver
+    sqlite_database: Database, product: Receiver
 ) -> None:
     product.behave = lambda received: Reply(seconds=1.0 if received.event["subject"] == "slow" else 0.0)
-    await tell(database, "acme", "slow", 0, 1)
-    running = asyncio.create_task(run(database, product.url))
+    await tell(sqlite_database, "acme", "slow", 0, 1)
+    running = asyncio.create_task(run(sqlite_database, product.url))
     await asyncio.sleep(0.3)
     begun = time.monotonic()
-    await tell(database, "acme", "lead:1", 0, 1, 2)
+    await tell(sqlite_database, "acme", "lead:1", 0, 1, 2)
     await product.comes(3)
     assert time.monotonic() - begun < 0.5
     assert {received.event["subject"] for received in product.taken} == {"lead:1"}
@@ -223,12 +223,12 @@ async def test_a_slow_subject_holds_up_no_other_one_even_of_its_org(
 
 
 async def test_a_new_event_is_told_within_a_second_while_a_run_lingers(
-    database: Database, product: Receiver
+    sqlite_database: Database, product: Receiver
 ) -> None:
-    running = asyncio.create_task(deliver(session_of(database, product.url, poll=0.3), 1.5))
+    running = asyncio.create_task(deliver(session_of(sqlite_database, product.url, poll=0.3), 1.5))
     await asyncio.sleep(0.5)
     begun = time.monotonic()
-    await tell(database, "acme", "lead:1", 0)
+    await tell(sqlite_database, "acme", "lead:1", 0)
     await product.comes(1)
     assert time.monotonic() - begun < 1.0
     assert (await running).delivered == 1
@@ -314,7 +314,7 @@ async def test_while_the_database_is_away_nothing_is_lost_and_nothing_is_told_ou
 
 
 async def test_an_event_that_cannot_even_be_written_down_stops_no_other_one(
-    database: Database, product: Receiver, monkeypatch: pytest.MonkeyPatch
+    sqlite_database: Database, product: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(event: OutboxRecord) -> bytes:
         if event.subject == "lead:1":
@@ -323,6 +323,6 @@ async def test_an_event_that_cannot_even_be_written_down_stops_no_other_one(
 
     monkeypatch.setattr(deliver_org, "cloud_event", failing)
     for subject in ("lead:1", "lead:2"):
-        await tell(database, "acme", subject, 0)
-    report = await run(database, product.url, attempts=1)
+        await tell(sqlite_database, "acme", subject, 0)
+    report = await run(sqlite_database, product.url, attempts=1)
     assert (report.delivered, report.dead) == (1, 1)
