@@ -1,6 +1,8 @@
 """What Kommo's own servers call: the install by a widget, and the disable hook. Answered fast, and not believed."""
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Coroutine
 from typing import Annotated
 
@@ -12,12 +14,20 @@ from blocks.app import KommoApp
 from gateway.answers import Refusal, seed_errors
 from gateway.services import NOT_SET_UP, Services, app_of, services_of
 from kommo.auth import disable_signature_matches
-from kommo.errors import HostNotAllowed
+from kommo.errors import HostNotAllowed, KommoError
 from kommo.hosts import parse_host
+from tasks.errors import WrongAccountError
 from tasks.installs import check_uninstalled, reconnect_installed
 
 HOOK_SECONDS = 2.0
 """Kommo waits 3 s for an install's answer and never repeats it [D K/authorization-public]; longer work goes on."""
+
+REFUSED_INSTALLS = 5
+REFUSED_SECONDS = 600.0
+"""After so many installs of an account that Kommo refused within so many seconds no more are tried for a while: nobody
+has to prove anything to send one, and each costs a request to Kommo and tells the product of an error."""
+
+_log = logging.getLogger("gateway")
 
 router = APIRouter(tags=["Kommo's calls"])
 
@@ -87,15 +97,26 @@ async def take_install(
     if not code or client_id != app.client_id:
         raise Refusal(400, "Invalid request")
 
+    refused = services.refused_installs.get(host.name) or deque[float]()
+    if len(refused) == REFUSED_INSTALLS and services.clock.monotonic() - refused[0] < REFUSED_SECONDS:
+        _log.warning("an install by a widget is not tried: too many of %s were refused", host.name)
+        return JSONResponse({"received": True})
+
     async def reconnect() -> None:
-        connection = await reconnect_installed(
-            host,
-            SecretStr(code),
-            database=services.database,
-            app=app,
-            settings=services.settings,
-            clock=services.clock,
-        )
+        try:
+            connection = await reconnect_installed(
+                host,
+                SecretStr(code),
+                database=services.database,
+                app=app,
+                settings=services.settings,
+                clock=services.clock,
+            )
+        except (KommoError, WrongAccountError):
+            # Only of accounts that an org is connected to, so that nobody can fill the memory.
+            noted = services.refused_installs.setdefault(host.name, deque(maxlen=REFUSED_INSTALLS))
+            noted.append(services.clock.monotonic())
+            raise
         if connection is not None:
             services.connected(connection)
 

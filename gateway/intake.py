@@ -33,6 +33,7 @@ class Capacity:
         bytes: Bytes of bodies in memory.
         batch: Deliveries in one transaction.
         batch_bytes: Bytes of bodies in one transaction; a single larger one is taken by itself.
+        batch_events: Likewise of events: a small body may tell of thousands.
         patience: Whoever would wait for longer than so many seconds is refused.
         longest: Whoever has waited for the database for so many seconds is sent away.
         given_up: Whoever gets the answer only after so many seconds does not hear it: Kommo gives up after two.
@@ -46,6 +47,7 @@ class Capacity:
     bytes: int = 64 * 1024 * 1024
     batch: int = 200
     batch_bytes: int = 4 * 1024 * 1024
+    batch_events: int = 5000
     patience: float = 1.0
     longest: float = 1.5
     given_up: float = 1.8
@@ -188,14 +190,16 @@ class Intake:
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
-        number = size = 0
-        while self._queue and number < self._capacity.batch and size < self._capacity.batch_bytes:
+        number = size = events = 0
+        most = self._capacity
+        while self._queue and number < most.batch and size < most.batch_bytes and events < most.batch_events:
             waiting = self._queue.popleft()
             if waiting.answer.done():  # it was sent away, or its request was cancelled
                 continue
             batch.append(waiting)
             number += len(waiting.deliveries)
             size += waiting.size
+            events += sum(len(one.events) for one in waiting.deliveries)
         return batch
 
     async def _commit(self, batch: Sequence[_Waiting]) -> None:

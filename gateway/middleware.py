@@ -7,12 +7,12 @@ been sent to Kommo must not be dropped then.
 import logging
 import random
 import time
-import traceback
 from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.answers import refused
+from tasks.errors import place_of
 
 LONGEST_TARGET = 16 * 1024
 """Bytes of path and query; Kommo's codes have about a thousand."""
@@ -79,7 +79,7 @@ class FrontDoor:
             await self._app(scope, receive, guarded)
         except Exception as error:  # noqa: BLE001 - the last place where anything may be caught
             # Neither the text of the error nor its arguments: nobody knows what they hold.
-            _log.error("%s: unexpected %s at %s", reference, type(error).__name__, _where(error))
+            _log.error("%s: unexpected %s at %s", reference, type(error).__name__, place_of(error))
             if not status:
                 answer = refused(
                     scope["path"],
@@ -162,10 +162,3 @@ def shown_path(scope: Scope) -> str:
 
 def _method(scope: Scope) -> str:
     return str(scope["method"])[:16]
-
-
-def _where(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)[-3:]
-    return " < ".join(
-        f"{frame.name} ({frame.filename.rpartition('/')[2]}:{frame.lineno})" for frame in reversed(frames)
-    )

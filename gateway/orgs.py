@@ -44,6 +44,10 @@ class WebhookCompleteness(BaseModel):
     """What part of the changes of a time had come by webhook, by the newest comparison with Kommo's API."""
 
     share: float = Field(description="From 0 to 1; what was missing has been repaired.", examples=[0.998])
+    whole: bool = Field(
+        description="False where something could not be compared, such as deletions that the token's user may not "
+        "see: the share is that of the rest."
+    )
     changes: int = Field(description="What changed, as the API says.")
     arrived: int = Field(description="Of these, what webhooks had told.")
     repaired: int = Field(description="Of these, what was missing here and has been read.")

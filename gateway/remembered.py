@@ -24,31 +24,41 @@ class Remembered(Generic[K, V]):
         look: The lookup.
         clock: Source of time.
         seconds: How long an answer is good.
+        absent_seconds: How long it is good that there is nothing; by default as long.
         patience: How long anybody waits for one.
     """
 
     def __init__(
-        self, look: Callable[[K], Awaitable[V]], clock: Clock, *, seconds: float = 5.0, patience: float = 1.0
+        self,
+        look: Callable[[K], Awaitable[V]],
+        clock: Clock,
+        *,
+        seconds: float = 5.0,
+        absent_seconds: float | None = None,
+        patience: float = 1.0,
     ) -> None:
         self._look = look
         self._clock = clock
         self._seconds = seconds
+        self._absent_seconds = seconds if absent_seconds is None else absent_seconds
         self._patience = patience
+        # Apart: strangers who ask for what is not there must not drive out what is.
         self._known: dict[K, tuple[float, V]] = {}
+        self._absent: dict[K, tuple[float, V]] = {}
         self._asked: dict[K, asyncio.Task[V]] = {}
 
     async def get(self, key: K) -> V:
         """The answer for a key.
 
         Raises:
-            LookupBusyError: It takes too long, or too many others are being looked up.
+            LookupBusyError: It takes too long, or it was not known and too many others are being looked up.
         """
-        known = self._known.get(key)
+        known = self._known.get(key) or self._absent.get(key)
         if known is not None and known[0] > self._clock.monotonic():
             return known[1]
         task = self._asked.get(key)
         if task is None:
-            if len(self._asked) >= _MOST_AT_ONCE:
+            if len(self._asked) >= _MOST_AT_ONCE and key not in self._known:
                 raise LookupBusyError
             task = asyncio.create_task(self._ask(key))
             self._asked[key] = task
@@ -61,10 +71,12 @@ class Remembered(Generic[K, V]):
 
     async def _ask(self, key: K) -> V:
         answer = await self._look(key)
-        if len(self._known) >= _MOST:
-            self._known.pop(next(iter(self._known)))
         self._known.pop(key, None)  # so that the order is that of the answers
-        self._known[key] = (self._clock.monotonic() + self._seconds, answer)
+        self._absent.pop(key, None)
+        kept, seconds = (self._known, self._seconds) if answer else (self._absent, self._absent_seconds)
+        if len(kept) >= _MOST:
+            kept.pop(next(iter(kept)))
+        kept[key] = (self._clock.monotonic() + seconds, answer)
         return answer
 
     def _forget(self, key: K, done: "asyncio.Task[V]") -> None:

@@ -1,6 +1,7 @@
 """What all doors share: the database, the integration, work under way; opened once, closed together."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Services:
         clock: Source of time.
         first_sync: Has a new connection's account read; may take its time.
         background: Work that goes on after an answer.
+        refused_installs: When Kommo refused installs by a widget, by the account's host (`gateway.hooks`).
     """
 
     settings: Settings
@@ -50,6 +52,7 @@ class Services:
     clock: Clock = field(default_factory=SystemClock)
     first_sync: FirstSync = start_first_sync
     background: Background = field(default_factory=Background)
+    refused_installs: dict[str, deque[float]] = field(default_factory=dict)
     _webhooks: WebhookDoors | None = field(default=None, repr=False)
     _app: KommoApp | None = field(default=None, repr=False)
     _fresh_until: float = field(default=0.0, repr=False)

@@ -10,8 +10,8 @@ import hashlib
 import hmac
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,15 +29,20 @@ from store.database import Database
 from store.inbox import NewDelivery, NewEvent
 from store.webhook_keys import WebhookKey, find_key, hash_of_key
 from tasks.deliveries import NOBODYS, inbox_events, orgs_of_account
+from tasks.subscription import KEY_KNOWN_SECONDS
 
 KEY_DOOR = "/api/webhooks/kommo/{hook_key}"
 SIGNED_DOOR = SIGNED_WEBHOOKS
 BODY_SECONDS = 10.0
 """Seconds in which a body must have come; Kommo sends it at once."""
+MOST_STRANGERS = 200
+"""Requests at the signed door whose signature is not known to be good yet. Anybody may send there, as slowly as they
+like; they must not take the places of those who come with a key."""
 _SHORTEST_KEY, _LONGEST_KEY = 32, 128
 _KEY_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 _LARGE = 64 * 1024  # bytes from which on a body is read in a thread: others need not wait for it
 _LONGEST_HEADER = 300
+_SIGNATURE_LETTERS = 64  # SHA-256 in hex
 _KEPT = (b"user-agent", b"x-amocrm-requestid", b"content-type")
 _log = logging.getLogger("gateway.webhooks")
 _TOO_BUSY = [(b"content-length", b"0"), (b"retry-after", str(BUSY_SECONDS).encode())]
@@ -53,6 +58,8 @@ class WebhookDoors:
         orgs: The connected orgs of an account.
         secret: The key of the product's signatures; empty where there is none.
         clock: Source of time.
+        told: What was said in the log already.
+        strangers: Requests at the signed door whose signature was not checked yet.
     """
 
     intake: Intake
@@ -61,6 +68,22 @@ class WebhookDoors:
     secret: Callable[[], Awaitable[SecretStr]]
     clock: Clock
     told: set[str] = field(default_factory=set)
+    strangers: int = 0
+
+    @contextmanager
+    def admitting_a_stranger(self) -> Iterator[None]:
+        """Count a request as long as nobody knows whether it may be here.
+
+        Raises:
+            TooBusyError: There are too many of them.
+        """
+        if self.strangers >= MOST_STRANGERS:
+            raise TooBusyError
+        self.strangers += 1
+        try:
+            yield
+        finally:
+            self.strangers -= 1
 
 
 @asynccontextmanager
@@ -90,7 +113,10 @@ async def open_doors(
         running_writer(database) as writer,
         running_intake(writer.save, clock=clock, capacity=capacity) as intake,
     ):
-        doors = WebhookDoors(intake, Remembered(key, clock), Remembered(orgs, clock), secret, clock)
+        # An account may be connected at this very moment, and what is nobody's is not worked by itself.
+        owners = Remembered(orgs, clock, absent_seconds=0.0)
+        keys = Remembered(key, clock, seconds=KEY_KNOWN_SECONDS)
+        doors = WebhookDoors(intake, keys, owners, secret, clock)
         try:
             yield doors
         finally:
@@ -214,11 +240,14 @@ class SignedDoor(_Door):
 
     async def _take(self, doors: WebhookDoors, scope: Scope, receive: Receive) -> bool:
         request = _Request.of(scope)
-        body = await _read_body(scope, receive)
-        if body is None:
-            return False
+        with doors.admitting_a_stranger():
+            secret = await _secret(doors)
+            # What cannot be a signature is none, whatever comes with it.
+            body = await _read_body(scope, receive) if secret and _may_be(request.signature) else b""
+            if body is None:
+                return False
+            _check_signature(secret, request, body)
         with doors.intake.holding(len(body)):
-            await _check_signature(doors, request, body)
             _check_type(request)
             read = await _read(body, request)
             orgs: tuple[str, ...] = ()
@@ -259,7 +288,7 @@ async def _known_key(doors: WebhookDoors, text: str) -> WebhookKey:
     raise Refusal(404, "Not Found")
 
 
-async def _check_signature(doors: WebhookDoors, request: _Request, body: bytes) -> None:
+async def _secret(doors: WebhookDoors) -> bytes:
     secret = (await doors.secret()).get_secret_value().encode()
     if not secret and "secret" not in doors.told:
         doors.told.add("secret")
@@ -267,6 +296,14 @@ async def _check_signature(doors: WebhookDoors, request: _Request, body: bytes) 
             "A signed webhook was refused, because no webhook secret is set. Set KOMMO_WEBHOOK_SECRET, or fill the "
             "Kommo App block, if the product forwards webhooks."
         )
+    return secret
+
+
+def _may_be(signature: bytes) -> bool:
+    return len(signature.strip()) == _SIGNATURE_LETTERS
+
+
+def _check_signature(secret: bytes, request: _Request, body: bytes) -> None:
     wanted = hmac.new(secret or b"-", body, hashlib.sha256).hexdigest().encode()
     if not (hmac.compare_digest(wanted, request.signature.strip().lower()) and secret):
         raise Refusal(401, "Invalid signature")

@@ -5,6 +5,7 @@ Facts: kommo-api.md §1. Promises: R1 and R2 (calls of the token endpoint wait f
 repr).
 """
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -38,6 +39,8 @@ __all__ = [
 
 TOKEN_PATH = "/oauth2/access_token"  # noqa: S105  a path
 ADDRESS_PATH = "/oauth2/account/current/subdomain"
+PERSONS_PATIENCE = 20.0
+"""Seconds for which a person who has just consented may be kept waiting for a turn; a code is good for 20 minutes."""
 LARGEST_ANSWER = 256 * 1024
 """Bytes of an answer of the token endpoint; about 2 500 are usual."""
 
@@ -126,7 +129,9 @@ class OAuthClient:
             KommoError: ``oauth_refused`` with Kommo's hint, or what else came in between.
         """
         fields = {"grant_type": "authorization_code", "code": code}
-        return await self._pair(host, fields, code_fingerprint(code), account_key, gate)
+        return await self._pair(
+            host, fields, code_fingerprint(code), account_key, gate, patience=PERSONS_PATIENCE
+        )
 
     async def refresh(
         self,
@@ -180,7 +185,14 @@ class OAuthClient:
         return address
 
     async def _pair(
-        self, host: Host, fields: dict[str, Any], used: str, account_key: str | None, gate: Gate | None
+        self,
+        host: Host,
+        fields: dict[str, Any],
+        used: str,
+        account_key: str | None,
+        gate: Gate | None,
+        *,
+        patience: float = math.inf,
     ) -> TokenPair:
         ask = Ask("POST", host, TOKEN_PATH, json=self._identity() | fields)
         sent_at = self._clock.now()
@@ -192,7 +204,7 @@ class OAuthClient:
             sent_at = self._clock.now()
 
         try:
-            raw = await self._sender.send(ask, account_key, note_the_time)
+            raw = await self._sender.send(ask, account_key, note_the_time, patience=patience)
             if not 200 <= raw.status < 300:
                 raise await self._refusal(ask, raw, account_key)
             pair = _read_pair(raw, used, sent_at, self._clock.now())

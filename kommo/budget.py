@@ -235,7 +235,13 @@ class Turn:
 
 
 async def wait_for_turn(
-    budget: RateBudget, keys: Sequence[str], lane: str, clock: Clock, asking: asyncio.Lock | None = None
+    budget: RateBudget,
+    keys: Sequence[str],
+    lane: str,
+    clock: Clock,
+    asking: asyncio.Lock | None = None,
+    *,
+    patience: float = math.inf,
 ) -> Turn:
     """Wait until one request may go out on all these keys; send it right after this returns.
 
@@ -262,15 +268,16 @@ async def wait_for_turn(
         asking: Held while this waiter asks. Those who want the same keys in the same lane share one: then one of
             them asks for all, in the order of their coming, instead of everybody asking again and again, which
             costs the loop the very milliseconds that a turn may be late.
+        patience: Whoever would have to wait for longer than so many seconds is told so at once.
 
     Raises:
         KommoError: ``budget_blocked`` if a key is stopped, ``too_busy`` if this process cannot keep its
-            moments.
+            moments, ``rate_limited`` if it would take longer than ``patience``.
     """
     given_up, missed = 0, None
     while given_up < _GIVE_UPS_AT_ALL:
         async with asking or contextlib.nullcontext():
-            got = await _granted(budget, keys, lane, clock, missed)
+            got = await _granted(budget, keys, lane, clock, missed, patience=patience)
             answered = clock.monotonic()
         turn = Turn(answered + got.wait)
         if given_up >= _GIVE_UPS_BEFORE_WIDE:
@@ -284,8 +291,23 @@ async def wait_for_turn(
     raise KommoError(ErrorKind.TOO_BUSY)
 
 
+def too_long(seconds: float) -> KommoError:
+    """The error of somebody who would have to wait for so many seconds, and does not."""
+    return KommoError(
+        ErrorKind.RATE_LIMITED,
+        retry_after=seconds,
+        detail=f"its quiet ends in {math.ceil(seconds)} s",
+    )
+
+
 async def _granted(
-    budget: RateBudget, keys: Sequence[str], lane: str, clock: Clock, missed: float | None
+    budget: RateBudget,
+    keys: Sequence[str],
+    lane: str,
+    clock: Clock,
+    missed: float | None,
+    *,
+    patience: float,
 ) -> Reservation:
     """Ask until a moment is granted."""
     while True:
@@ -297,6 +319,8 @@ async def _granted(
                 retry_after=got.blocked_for,
                 detail=f"the reason is: {got.blocked_reason}; it ends in {math.ceil(got.blocked_for)} s",
             )
+        if got.wait > patience:
+            raise too_long(got.wait)
         if got.granted:
             return got
         await clock.sleep(max(got.wait, _SHORTEST_NAP) + clock.random() * LATE_TOLERANCE)

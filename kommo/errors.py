@@ -115,7 +115,7 @@ FACTS: Mapping[ErrorKind, Fact] = MappingProxyType(
         ErrorKind.UNAUTHORIZED: Fact(
             "401", Then.PERSON,
             "{request}: Kommo does not accept the access token.",
-            "It has expired, was revoked, or belongs to another account; authorize the account again.",
+            "It has expired, was revoked, or belongs to another account; connect it again (kommo connect ORG).",
             "[D K/http-codes]",
         ),
         ErrorKind.PAYMENT_REQUIRED: Fact(

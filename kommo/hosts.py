@@ -71,7 +71,9 @@ def parse_host(text: str, *, allow_loopback: bool = False) -> Host:
         raise HostNotAllowed("it holds a user name or password")
     if _LOOPBACK.fullmatch(name):
         if not allow_loopback:
-            raise HostNotAllowed("it is an address of this machine, which is allowed in demos and tests only")
+            raise HostNotAllowed(
+                "it is an address of this machine, which is allowed with KOMMO_SANDBOX=1 only, for demos and tests"
+            )
         return Host(name, loopback=True)
     if _BARE.fullmatch(name):
         name = f"{name}.kommo.com"

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from pydantic import SecretStr
 
 from kommo.answers import asked_to_wait, data_from_body, error_from_answer
-from kommo.budget import Lane, RateBudget, Turn, wait_for_turn
+from kommo.budget import Lane, RateBudget, Turn, too_long, wait_for_turn
 from kommo.clock import Clock
 from kommo.errors import ErrorKind, KommoError
 from kommo.hosts import Host
@@ -93,7 +93,14 @@ class Sender:
         self._asking: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
         self._quiet_until: dict[str, float] = {}
 
-    async def send(self, ask: Ask, account_key: str | None, gate: Gate | None = None) -> RawAnswer:
+    async def send(
+        self,
+        ask: Ask,
+        account_key: str | None,
+        gate: Gate | None = None,
+        *,
+        patience: float = math.inf,
+    ) -> RawAnswer:
         """Wait for a turn, send once, and read the answer, whatever its status.
 
         Args:
@@ -101,11 +108,12 @@ class Sender:
             account_key: Key of the account in the budget, such as ``account:31234567``, if it is known.
             gate: Awaited in the turn, right before the first byte; what it raises goes through, and nothing was sent
                 then. If it takes so long that the turn is gone, it is awaited again in another one.
+            patience: Nobody waits for a turn for longer than so many seconds: it is said at once instead.
 
         Raises:
             KommoError: There was no whole answer, or no turn; see ``Transport.send`` and ``wait_for_turn``.
         """
-        return await self._send(ask, self._keys(account_key), gate, renewed=False)
+        return await self._send(ask, self._keys(account_key), gate, patience, renewed=False)
 
     async def error_of(self, ask: Ask, raw: RawAnswer, account_key: str | None) -> KommoError:
         """Make an answer that is no success into its error, and slow everybody down if it asks for that.
@@ -137,15 +145,16 @@ class Sender:
     def _keys(self, account_key: str | None) -> tuple[str, ...]:
         return (self._egress_key,) if account_key is None else (account_key, self._egress_key)
 
-    async def _send(self, ask: Ask, keys: tuple[str, ...], gate: Gate | None, *, renewed: bool) -> RawAnswer:
-        if (quiet := self._quiet(keys)) > 0:
-            await self._clock.sleep(quiet)
+    async def _send(
+        self, ask: Ask, keys: tuple[str, ...], gate: Gate | None, patience: float, *, renewed: bool
+    ) -> RawAnswer:
+        await self._until_quiet_ends(keys, patience)
         opened = self._clock.monotonic()
 
         async def gates() -> None:
             # The turn is taken here, on a standing connection: making one takes longer than a turn is good for.
             for _ in range(_GATES):
-                turn = await self._turn(keys)
+                turn = await self._turn(keys, patience)
                 if ask.writes and not renewed and self._clock.monotonic() - opened > LONGEST_HOLD:
                     raise _HeldTooLongError
                 if gate is not None:
@@ -168,16 +177,24 @@ class Sender:
             )
         except _HeldTooLongError:
             pass
-        return await self._send(ask, keys, gate, renewed=True)
+        return await self._send(ask, keys, gate, patience, renewed=True)
 
-    async def _turn(self, keys: tuple[str, ...]) -> Turn:
+    async def _turn(self, keys: tuple[str, ...], patience: float) -> Turn:
         """Wait for a turn; one that was granted before a 429 came in is not used any more (R2)."""
         asking = self._asking.setdefault(keys, asyncio.Lock())
         while True:
-            turn = await wait_for_turn(self._budget, keys, self._lane, self._clock, asking)
-            if (quiet := self._quiet(keys)) <= 0:
+            turn = await wait_for_turn(self._budget, keys, self._lane, self._clock, asking, patience=patience)
+            if not await self._until_quiet_ends(keys, patience):
                 return turn
+
+    async def _until_quiet_ends(self, keys: Sequence[str], patience: float) -> bool:
+        """Wait as long as there is a quiet on these keys; whether there was one."""
+        quiet = self._quiet(keys)
+        if quiet > patience:
+            raise too_long(quiet)
+        if quiet > 0:
             await self._clock.sleep(quiet)
+        return quiet > 0
 
     def _quiet(self, keys: Sequence[str]) -> float:
         """Seconds of quiet that are left on these keys."""

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
+from secrets import token_hex
 from typing import Literal, NoReturn
 
 from sandbox.accounts import Card
@@ -100,7 +101,8 @@ class OAuth:
         self.newest: RefreshToken | None = None
         self.installed: set[tuple[int, str]] = set()
         self._now = now
-        self._dice = Random(f"oauth:{seed}")  # noqa: S311 - not real secrets
+        # New at each start: a code or token of the life before must not come again as that of somebody else.
+        self._dice = Random(f"oauth:{seed}:{token_hex()}")  # noqa: S311 - not real secrets
         self._codes: dict[str, _Code] = {}
         self._refresh: dict[str, RefreshToken] = {}
         self._by_fingerprint: dict[str, RefreshToken] = {}

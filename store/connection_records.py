@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import RowMapping, Select, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database
 from store.errors import UnknownConnectionError
@@ -171,6 +172,22 @@ async def due_connections(
         ),
     )
     return await _read_page(db, query, limit)
+
+
+async def still_stands(connection: AsyncConnection, org: str, account_id: int | None) -> bool:
+    """Whether an org is still connected to an account; it stays so until the transaction ends.
+
+    Args:
+        connection: from `Database.begin`.
+        org: the product's tenant.
+        account_id: Kommo's id of the account.
+    """
+    columns = _TABLE.c
+    found = await connection.execute(
+        select(columns.state, columns.account_id).where(columns.org == org).with_for_update()
+    )
+    row = found.first()
+    return row is not None and row.state != ConnectionState.DISCONNECTED and row.account_id == account_id
 
 
 async def has_pairs(db: Database) -> bool:

@@ -24,6 +24,7 @@ from store.connection_records import (
     get_connection,
     has_pairs,
     list_connections,
+    still_stands,
     to_record,
     unknown_connection,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "ConnectionPage",
     "ConnectionRecord",
     "ConnectionState",
+    "change_state",
     "due_connections",
     "find_connections",
     "get_connection",
@@ -48,10 +50,12 @@ __all__ = [
     "put_connection",
     "rehome",
     "set_state",
+    "still_stands",
 ]
 
 _TABLE = table_of(Connection)
 _JOURNAL = table_of(TokenJournalRow)
+_PASSING = (ConnectionState.DEGRADED, ConnectionState.OUTCOME_UNKNOWN)
 
 
 class AttemptNoted(StrEnum):
@@ -155,21 +159,53 @@ async def set_state(
     *,
     reason_code: str | None = None,
     serial: int | None = None,
+    was: tuple[str, str | None] | None = None,
     events: Sequence[OutboxEvent] = (),
     audit: AuditNote | None = None,
     now: datetime,
 ) -> bool:
-    """Set a connection's state.
+    """Set a connection's state; see `change_state`, which this does in a transaction of its own."""
+    async with db.begin() as connection:
+        return await change_state(
+            connection,
+            org,
+            state,
+            reason,
+            reason_code=reason_code,
+            serial=serial,
+            was=was,
+            events=events,
+            audit=audit,
+            now=now,
+        )
 
-    `state_since` moves only when the state changes; the reason is always the newest.
+
+async def change_state(
+    connection: AsyncConnection,
+    org: str,
+    state: ConnectionState | str,
+    reason: str | None = None,
+    *,
+    reason_code: str | None = None,
+    serial: int | None = None,
+    was: tuple[str, str | None] | None = None,
+    events: Sequence[OutboxEvent] = (),
+    audit: AuditNote | None = None,
+    now: datetime,
+) -> bool:
+    """Set a connection's state inside another transaction.
+
+    `state_since` moves only when the state changes; the reason is always the newest. A connection that was ended stays
+    ended, whatever somebody who began before has to say of it: only `put_connection` makes it anew.
 
     Args:
-        db: the store.
+        connection: from `Database.begin`.
         org: the product's tenant.
         state: see `ConnectionState`.
         reason: why, a sentence without secrets.
         reason_code: the same as a word for programs.
         serial: the token that this is about, as `token_serial` numbers it: nothing is written if it was replaced.
+        was: the state and its code on which this rests: nothing is written if they are others by now.
         events: what to tell the product; written only if the state changed, in the same transaction.
         audit: what to write down about it; likewise.
         now: the present time.
@@ -183,14 +219,17 @@ async def set_state(
     values = {"reason": reason, "reason_code": reason_code, "updated_at": now}
     mine = _TABLE.c.org == org
     about = mine if serial is None else mine & (_TABLE.c.token_serial == serial)
-    async with db.begin() as connection:
-        changed = await _change(connection, about, state, values, now)
-        if changed is None and not await _is_there(connection, mine):
-            raise unknown_connection(org)
-        if changed:
-            await add_events(connection, events, now)
-            await _add_audit(connection, org, audit, now)
-        return bool(changed)
+    if was is not None:
+        about &= (_TABLE.c.state == was[0]) & _TABLE.c.reason_code.is_not_distinct_from(was[1])
+    if state != ConnectionState.DISCONNECTED:
+        about &= _TABLE.c.state != ConnectionState.DISCONNECTED
+    changed = await _change(connection, about, state, values, now)
+    if changed is None and not await _is_there(connection, mine):
+        raise unknown_connection(org)
+    if changed:
+        await add_events(connection, events, now)
+        await _add_audit(connection, org, audit, now)
+    return bool(changed)
 
 
 async def mark_attempt_failed(
@@ -202,6 +241,7 @@ async def mark_attempt_failed(
     reason_code: str | None = None,
     state: ConnectionState | str | None = None,
     seen: str | None = None,
+    serial: int | None = None,
     events: Sequence[OutboxEvent] = (),
     audit: AuditNote | None = None,
     now: datetime,
@@ -217,6 +257,7 @@ async def mark_attempt_failed(
         state: the state it is in now; None leaves it.
         seen: the connection's fingerprint on which the verdict rests. If the connection points to another pair
             now, or the journal has a living pair that was got with it, the verdict is about the past.
+        serial: the connection's `token_serial` at that time: likewise if it is another one now.
         events: what to tell the product; written only if the state changed, in the same transaction.
         audit: what to write down about it; likewise.
         now: the present time.
@@ -233,6 +274,10 @@ async def mark_attempt_failed(
     }
     mine = _TABLE.c.org == org
     as_seen = mine & (_TABLE.c.state != ConnectionState.DISCONNECTED)
+    if state in _PASSING:  # what Kommo has said for good is not taken back by a failure that says nothing
+        as_seen &= _TABLE.c.state != ConnectionState.REAUTHORIZATION_REQUIRED
+    if serial is not None:
+        as_seen &= _TABLE.c.token_serial == serial
     if seen is not None:
         as_seen &= (_TABLE.c.token_fingerprint == seen) & ~_has_child(org, seen)
     async with db.begin() as connection:

@@ -8,6 +8,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
+from typing import TypeGuard
 
 import asyncpg
 from sqlalchemy import Table, text
@@ -44,6 +45,12 @@ _OUTAGES = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.ConnectionDoesNotExistError,
+)
+# Rows that PostgreSQL or its driver cannot take; SQLAlchemy has no name of its own for some of these.
+_ROW_REFUSALS = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
 )
 # What a driver may raise before SQLAlchemy wraps its errors. Inside a transaction's block the same types may
 # come from the caller's own code, which is none of our business.
@@ -205,7 +212,7 @@ class Database:
         try:
             yield
         except kinds as error:
-            if isinstance(error, (IntegrityError, DataError)):
+            if _is_refusal(error):
                 # Not chained: PostgreSQL's message shows the refused row, and with it a customer's data.
                 raise _refused(error) from None
             own = self._translate(error)
@@ -263,6 +270,12 @@ def insert_on(connection: AsyncConnection, table: Table) -> postgresql.Insert | 
 def insert_of(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
     """Like `Database.insert`, by the dialect's name."""
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+def _is_refusal(error: BaseException) -> TypeGuard[DBAPIError]:
+    return isinstance(error, IntegrityError | DataError) or (
+        isinstance(error, DBAPIError) and any(isinstance(cause, _ROW_REFUSALS) for cause in _causes(error))
+    )
 
 
 def _refused(error: DBAPIError) -> WriteRefusedError:

@@ -6,10 +6,12 @@ handed in, so that a test can turn it.
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Double, cast, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from store.database import Database
 from store.types import EpochSeconds
 
 SecondsClock = Callable[[], float]
@@ -36,3 +38,11 @@ async def read_clock(connection: AsyncConnection, now: SecondsClock = time.time)
     if connection.dialect.name != "postgresql":
         return now()
     return float((await connection.execute(select(clock_expression(connection)))).scalar_one())
+
+
+async def shared_time(db: Database, now: SecondsClock = time.time) -> datetime:
+    """The shared clock's time, aware and UTC: what several machines put their readings in order by."""
+    if db.dialect != "postgresql":
+        return datetime.fromtimestamp(now(), UTC)
+    async with db.read() as connection:
+        return datetime.fromtimestamp(await read_clock(connection, now), UTC)

@@ -287,6 +287,20 @@ async def heard_of(db: Database, org: str, entity: str, entity_ids: Sequence[str
         return {row[0]: Heard(row[1], row[2]) for row in await connection.execute(query)}
 
 
+async def still_waiting(db: Database, org: str, entity: str, entity_ids: Sequence[str]) -> set[str]:
+    """Of these entities those that have events in the backlog."""
+    async with db.read() as connection:
+        wanted = given_rows(connection, {"entity_id": CleanText}, [(one,) for one in set(entity_ids)])
+        query = select(EVENTS.c.entity_id).where(
+            EVENTS.c.org == org,
+            EVENTS.c.entity == entity,
+            # Written out, not a parameter: the database must see that the partial index fits.
+            EVENTS.c.state == literal_column("'pending'"),
+            EVENTS.c.entity_id.in_(select(wanted.c.entity_id)),
+        )
+        return set((await connection.execute(query.distinct())).scalars())
+
+
 async def _insert_events(
     connection: AsyncConnection, rows: Sequence[_Placed], now: SecondsClock
 ) -> set[tuple[str, int]]:

@@ -44,10 +44,23 @@ async def create_key(
     Raises:
         WriteRefusedError: the key is there already.
     """
-    values = {"key_hash": key_hash, "org": org, "account_id": account_id, "created_at": now}
     async with db.begin() as connection:
-        made = await connection.execute(_TABLE.insert().values(values).returning(_TABLE))
-        return WebhookKey(**made.mappings().one())
+        return await add_key(connection, org, account_id, key_hash, now=now)
+
+
+async def add_key(
+    connection: AsyncConnection, org: str, account_id: int | None, key_hash: str, *, now: datetime
+) -> WebhookKey:
+    """Make a key inside another transaction; arguments as of `create_key`."""
+    values = {"key_hash": key_hash, "org": org, "account_id": account_id, "created_at": now}
+    made = await connection.execute(_TABLE.insert().values(values).returning(_TABLE))
+    return WebhookKey(**made.mappings().one())
+
+
+async def is_good(connection: AsyncConnection, key_hash: str | None) -> bool:
+    """Whether there is such a key and it was not revoked, inside another transaction."""
+    query = select(_TABLE.c.key_hash).where(_TABLE.c.key_hash == key_hash, _TABLE.c.revoked_at.is_(None))
+    return (await connection.execute(query)).first() is not None
 
 
 async def find_key(db: Database, key_hash: str) -> WebhookKey | None:

@@ -50,7 +50,7 @@ class Clients(Protocol):
 @dataclass
 class _Open:
     client: KommoClient
-    account: tuple[str, int | None, str]
+    account: tuple[str, int | None, str, int]
     in_use: bool = False
 
 
@@ -84,7 +84,9 @@ class OpenClients:
     @asynccontextmanager
     async def use(self, connection: ConnectionRecord) -> AsyncIterator[KommoClient]:
         """A client for the connection's account. An org's turn is worked by one worker, and so is its client."""
-        account = (connection.host, connection.account_id, connection.token_kind)
+        # A pair is replaced again and again, which its token source sees to; another long-lived token is not.
+        serial = 0 if connection.token_kind == PAIR else connection.token_serial
+        account = (connection.host, connection.account_id, connection.token_kind, serial)
         known = self._open.get(connection.org)
         if known is None or known.account != account:
             await self._drop(connection.org)

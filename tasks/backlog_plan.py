@@ -105,6 +105,6 @@ def _grouped(events: Iterable[StoredEvent]) -> list[Group]:
 def _unfit(entity_id: str) -> str | None:
     if not entity_id:
         return "The event names no id, so nothing can be read or told of it."
-    if entity_id.isascii() and entity_id.isdigit() and 0 < int(entity_id[:20]) <= _LARGEST_ID:
+    if entity_id.isascii() and entity_id.isdigit() and 0 < int(entity_id) <= _LARGEST_ID:
         return None
     return "The id in the event is not one that Kommo gives; the event may be forged."

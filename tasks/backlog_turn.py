@@ -8,11 +8,12 @@ an outage, credentials) lets the whole org rest for a while and counts for no ev
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from kommo.client import KommoClient
 from kommo.clock import Clock
 from store.backlog import Failure, Turn, fail_events, keep_turn, pending_events
+from store.connections import PAIR
 from store.database import Database
 from store.errors import DatabaseForbiddenError, DatabaseUnavailableError
 from store.inbox import StoredEvent
@@ -77,6 +78,7 @@ class TurnReport:
         dead: How many of these were given up.
         trouble: Why the org has to rest, if it has to.
         lost: Another worker took over before the end.
+        serial: The long-lived token that it was worked with, as the connection numbers it; None for a pair.
     """
 
     org: str
@@ -88,6 +90,7 @@ class TurnReport:
     dead: int = 0
     trouble: Trouble | None = None
     lost: bool = False
+    serial: int | None = None
 
 
 class TurnWorker:
@@ -116,9 +119,9 @@ class TurnWorker:
             DatabaseUnavailableError: nothing can be written; the turn ends by itself.
             DatabaseForbiddenError: likewise.
         """
-        report = TurnReport(turn.org)
+        report, begun = TurnReport(turn.org), self._clock.monotonic()
         try:
-            await self._work(turn, report)
+            await self._work(turn, report, begun)
         except TurnLostError:
             report.lost = True
         except (DatabaseUnavailableError, DatabaseForbiddenError):
@@ -127,10 +130,10 @@ class TurnWorker:
             before = self._rests.get(turn.org, 0)
             self._rests[turn.org] = before + 1
             report.trouble = trouble_of(error, before)
-            await note_trouble(self._database, turn.org, error, self._clock)
+            await note_trouble(self._database, turn.org, error, self._clock, serial=report.serial)
         return report
 
-    async def _work(self, turn: Turn, report: TurnReport) -> None:
+    async def _work(self, turn: Turn, report: TurnReport, begun: float) -> None:
         limit = self._options.turn_events
         events = await pending_events(self._database, turn, limit, now=self._seconds)
         report.taken = len(events)
@@ -138,8 +141,10 @@ class TurnWorker:
             return
         connection = await find_connection(self._database, turn.org)
         report.account_id = connection.account_id
+        report.serial = None if connection.token_kind == PAIR else connection.token_serial
         made = self._planned(turn.org, events, full=len(events) >= limit)
-        work = _Work(turn, Source(turn.org, connection.account_id), report)
+        source = Source(turn.org, connection.account_id)
+        work = _Work(turn, source, report, turn.until - self._options.turn_seconds, begun)
         await self._fail(work, [(group.events, reason) for group, reason in made.unfit])
         for batch in batches(made.plain, self._options.batch_events):
             await self._write(work, [Finding(group) for group in batch], self._clock.now())
@@ -163,13 +168,16 @@ class TurnWorker:
     async def _read(self, work: "_Work", client: KommoClient, entity: str, chunk: Sequence[Group]) -> None:
         """Read the entities of one request's worth of groups, and write what was read."""
         seconds = self._options.turn_seconds
-        if await keep_turn(self._database, work.turn, seconds, now=self._seconds) is None:
+        kept = await keep_turn(self._database, work.turn, seconds, now=self._seconds)
+        if kept is None:
             raise TurnLostError
 
         async def known(of: str, ids: Sequence[int]) -> int | None:
             return await some_record(self._database, work.turn.org, of, besides=ids)
 
-        read_at, ids = self._clock.now(), [group.record_id for group in chunk]
+        # By the shared clock: machines whose clocks differ must agree on which of two readings was the later one.
+        read_at = datetime.fromtimestamp(kept.until - seconds, UTC)
+        ids = [group.record_id for group in chunk]
         try:
             # A client waits for as long as Kommo asks everybody to; a turn does not last so long.
             async with asyncio.timeout(_READING * seconds):
@@ -203,10 +211,16 @@ class TurnWorker:
         await self._fail(work, [((events[number],), reason) for number, reason in written.failures])
 
     async def _fail(self, work: "_Work", failed: Iterable[tuple[Sequence[StoredEvent], str]]) -> None:
-        """Count an attempt of each of these events; after the last one it is a dead letter."""
-        now, failures = self._seconds(), []
+        """Count an attempt of each of these events; after the last one it is a dead letter.
+
+        One that was not due yet, and was worked only because another one of its entity was, has had no attempt of its
+        own: else an entity that changes every second would use up in seconds what should last for minutes.
+        """
+        now, failures = work.begun_at + self._clock.monotonic() - work.begun, []
         for events, reason in failed:
             for event in events:
+                if event.due_at > work.begun_at:
+                    continue
                 dead = event.attempts + 1 >= self._options.attempts
                 retry_at = None if dead else now + self._options.backoff * 4.0**event.attempts
                 failures.append(Failure(event.id, reason, retry_at))
@@ -226,3 +240,7 @@ class _Work:
     turn: Turn
     source: Source
     report: TurnReport
+    begun_at: float
+    """When the turn began, by the shared clock that says what is due."""
+    begun: float
+    """The same by the monotonic clock."""

@@ -1,8 +1,8 @@
 """One call of the token endpoint under a claim, and the keeping of what it gave: first durable, then current (T2)."""
 
-import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Coroutine
+from typing import Any
 
 from kommo.auth import OAuthClient
 from kommo.clock import Clock
@@ -15,6 +15,7 @@ from store.database import Database
 from store.errors import StoreError
 from tasks.attempt import Announce, Attempt, Reached, Refreshed, claim_lost
 from tasks.errors import BlocksUnavailableError, ClaimLostError, NotConnectedError
+from tasks.patience import within
 from tasks.vault import STORE_WITHIN, HeldPair, Vault
 
 _CALLS = 5  # with a tenth of the answers lost, one refresh in a hundred thousand is left for the next time
@@ -129,23 +130,24 @@ class Caller:
         if held.in_block:
             return held  # the database is down: there is nothing to ask
         try:
-            async with asyncio.timeout(STORE_WITHIN):
-                if await self.vault.is_current(connection.org, held):
-                    return held
-                return await self.vault.held(await refreshable(self.database, connection.org))
+            return await within(STORE_WITHIN, self._newest(connection.org, held))
         except (StoreError, BlocksUnavailableError, OSError):
             return held
+
+    async def _newest(self, org: str, held: HeldPair) -> HeldPair:
+        if await self.vault.is_current(org, held):
+            return held
+        return await self.vault.held(await refreshable(self.database, org))
 
     async def release(self, claim: Claim, step: str = "idle") -> None:
         """Give the claim back; a step that is not `idle` is what the next holder is told."""
         await self.quietly(release(self.database, claim, step))
 
     @staticmethod
-    async def quietly(action: Awaitable[object]) -> None:
+    async def quietly(action: Coroutine[Any, Any, object]) -> None:
         """Do what time would do as well: a claim ends, a state is put right by the next refresh."""
         try:
-            async with asyncio.timeout(STORE_WITHIN):
-                await action
+            await within(STORE_WITHIN, action)
         except (StoreError, OSError) as error:
             _log.warning("left to time: %s", str(error) or "the database is silent")
 

@@ -24,6 +24,7 @@ from store.claims import release, take_claim
 from store.connections import ConnectionRecord, get_connection, put_connection
 from store.database import Database
 from store.errors import UnknownConnectionError
+from store.token_journal import forget
 from tasks.credentials import PrefectBlocks
 from tasks.errors import RefreshFailedError, WrongAccountError
 from tasks.installation import budget_of, open_database
@@ -156,7 +157,11 @@ async def connect_with_code(
         )
         async with client:
             account = await read_account(client)
-        _same_account(org, before, account, host.name, replace=replace)
+        try:
+            _same_account(org, before, account, host.name, replace=replace)
+        except WrongAccountError:
+            await forget(database, org, pair.fingerprint)  # nobody asked for it, and nobody is to have it
+            raise
         connection = await put_connection(
             database,
             org=org,

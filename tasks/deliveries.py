@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from kommo.webhooks import BodyTooLargeError, Delivery, UnreadableBodyError, parse
-from store.connections import ConnectionState, find_connections
+from store.connections import ConnectionState, find_connections, get_connection
 from store.database import Database
+from store.errors import DatabaseForbiddenError, DatabaseUnavailableError, UnknownConnectionError
 from store.inbox import (
     NewDelivery,
     NewEvent,
@@ -18,6 +19,8 @@ from store.inbox import (
 )
 
 NOBODYS = "No connected org has the account that the body names."
+_PAGE = 20  # each may have a megabyte
+_ANOTHERS = "The body is not of the account that its org is connected to."
 _ENDED = (ConnectionState.DISCONNECTED, ConnectionState.FAILED)
 
 
@@ -74,12 +77,24 @@ async def read_again(
         since: Only those that came at this time or later.
     """
     done, after = ReadAgain(), None
-    while page := await unreadable_deliveries(database, org, after=after):
+    while page := await unreadable_deliveries(database, org, limit=_PAGE, after=after):
         after = page[-1].received_at, page[-1].delivery_id
         for one in page:
             if (ids is None or one.delivery_id in ids) and (since is None or one.received_at >= since):
-                await _read(database, one, done)
+                await _one(database, one, done)
     return done
+
+
+async def _one(database: Database, one: StoredDelivery, done: ReadAgain) -> None:
+    """Read one; whatever is wrong with it does not keep the rest from being read."""
+    try:
+        await _read(database, one, done)
+    except (DatabaseUnavailableError, DatabaseForbiddenError):
+        raise
+    except Exception as error:  # noqa: BLE001 - it may be unreadable just because the database refuses its events
+        done.still[one.delivery_id] = (
+            f"Its events could not be written ({type(error).__name__}). That is a fault of this program."
+        )
 
 
 async def _read(database: Database, one: StoredDelivery, done: ReadAgain) -> None:
@@ -100,6 +115,10 @@ async def _read(database: Database, one: StoredDelivery, done: ReadAgain) -> Non
         if not orgs:
             done.still[one.delivery_id] = NOBODYS
             return
+    elif await _is_anothers(database, one.org, told.account_id):
+        # The door would have refused it, had it been able to read it.
+        done.still[one.delivery_id] = _ANOTHERS
+        return
     # The delivery itself last: whoever is interrupted before reads it again, and repetitions are flagged.
     copies = [_copy(one, org, told.account_id, events) for org in orgs[1:]]
     new = sum(saved.new for saved in await save_deliveries(database, copies))
@@ -107,6 +126,14 @@ async def _read(database: Database, one: StoredDelivery, done: ReadAgain) -> Non
     if saved is not None:  # nobody else has done it meanwhile
         done.read += 1
         done.events += new + saved.new
+
+
+async def _is_anothers(database: Database, org: str, account_id: int | None) -> bool:
+    try:
+        known = (await get_connection(database, org)).account_id
+    except UnknownConnectionError:
+        return False
+    return None not in {known, account_id} and known != account_id
 
 
 def _copy(one: StoredDelivery, org: str, account_id: int | None, events: tuple[NewEvent, ...]) -> NewDelivery:

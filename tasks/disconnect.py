@@ -8,10 +8,11 @@ from kommo.clock import Clock, SystemClock
 from kommo.errors import ErrorKind, KommoError
 from kommo.hosts import parse_host
 from store.audit import AuditNote
-from store.connections import PAIR, ConnectionRecord, ConnectionState, get_connection, set_state
+from store.connections import PAIR, ConnectionRecord, ConnectionState, change_state, get_connection
 from store.database import Database
 from store.purge import purge_org
 from store.token_journal import forget
+from store.webhook_keys import list_keys
 from tasks.credentials import PrefectBlocks
 from tasks.errors import NotConnectedError, ReauthorizationRequiredError
 from tasks.events import emit_org_event
@@ -19,7 +20,10 @@ from tasks.installation import budget_of
 from tasks.outbox import integration_disconnected
 from tasks.readers import read_account
 from tasks.session import load_connection, open_refresher
-from tasks.subscription import forget_webhook, unsubscribe_leaving
+from tasks.subscription import KEY_KNOWN_SECONDS, forget_webhook, unsubscribe_leaving
+
+_WRITING_SECONDS = 10.0
+"""Seconds that a delivery may take from the door to the disk: the intake gives a transaction up then."""
 
 
 class DisconnectReport(BaseModel):
@@ -53,8 +57,12 @@ async def disconnect(
     await unsubscribe_leaving(connection, settings, database=database, clock=clock)
     async with PrefectBlocks() as blocks:
         await blocks.delete(org)
+        had_keys = any(key.revoked_at is None for key in await list_keys(database, org))
         await _end(database, org, "A person disconnected it.", "disconnected_here", clock)
         await forget(database, org)
+        if purge and had_keys:
+            # What a gateway takes in yet, and what it is writing at this moment, must not outlive the purge.
+            await clock.sleep(KEY_KNOWN_SECONDS + _WRITING_SECONDS)
         purged = await purge_org(database, org, now=clock.now()) if purge else None
         # A refresh that was under way may have saved the block again; from now on none does: it sees the state.
         await blocks.delete(org)
@@ -87,8 +95,15 @@ async def confirm_uninstall(
         return True
     if await _still_works(connection, settings, database, clock):
         return False
-    await _end(database, org, "The integration was removed in Kommo.", "uninstalled", clock)
-    return True
+    # Of this consent only: somebody may have installed it again while Kommo was asked about the former one.
+    return await _end(
+        database,
+        org,
+        "The integration was removed in Kommo.",
+        "uninstalled",
+        clock,
+        serial=connection.token_serial,
+    )
 
 
 async def _still_works(
@@ -133,18 +148,26 @@ async def _is_taken(
     return True
 
 
-async def _end(database: Database, org: str, reason: str, code: str, clock: Clock) -> None:
+async def _end(
+    database: Database, org: str, reason: str, code: str, clock: Clock, *, serial: int | None = None
+) -> bool:
+    """End the connection and its keys at once, or, if its token is another one by now, neither; whether it is ended."""
+    now = clock.now()
     async with database.begin() as transaction:
-        await forget_webhook(transaction, org, reason, clock.now())
-    changed = await set_state(
-        database,
-        org,
-        ConnectionState.DISCONNECTED,
-        reason,
-        reason_code=code,
-        events=[integration_disconnected(org, code, reason)],
-        audit=AuditNote("disconnected", {"reason": code}),
-        now=clock.now(),
-    )
+        # The state first: who makes a key looks at it, and comes before this or not at all.
+        changed = await change_state(
+            transaction,
+            org,
+            ConnectionState.DISCONNECTED,
+            reason,
+            reason_code=code,
+            serial=serial,
+            events=[integration_disconnected(org, code, reason)],
+            audit=AuditNote("disconnected", {"reason": code}),
+            now=now,
+        )
+        if changed or serial is None:
+            await forget_webhook(transaction, org, reason, now)
     if changed:
         emit_org_event("kommo.connection.disconnected", org, {"reason": code, "message": reason})
+    return changed or (await get_connection(database, org)).state == ConnectionState.DISCONNECTED

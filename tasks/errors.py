@@ -1,5 +1,6 @@
 """What can go wrong above Kommo and the store; each sentence says who is at fault and what to do."""
 
+import traceback
 from typing import TYPE_CHECKING
 
 from kommo.errors import ErrorKind, KommoError
@@ -125,6 +126,14 @@ def sentence_of(error: BaseException) -> str:
     if isinstance(error, (*KNOWN_ERRORS, DataPlaneError)):
         return str(error)
     return f"Unexpected {type(error).__name__}; the log of the run has the details."
+
+
+def place_of(error: BaseException) -> str:
+    """Where an error came from, for a log: its last calls, without its text, of which nobody knows what it holds."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return " < ".join(
+        f"{frame.name} ({frame.filename.rpartition('/')[2]}:{frame.lineno})" for frame in reversed(frames)
+    )
 
 
 def connection_state_after(error: BaseException) -> str | None:

@@ -4,27 +4,31 @@ Two questions tell what changed: which records have a newer `updated_at`, and wh
 own list of events has. Each record counts once, with its last change; that is what the mirror is about. It *arrived* if
 a webhook told of it: with a time that is not older, or so that the mirror was read at that state because of a webhook.
 What did not arrive is written into the mirror and told to the product in one transaction, as the backlog does it; a
-change that did arrive is the backlog's.
+change that did arrive is the backlog's, as long as it waits there. What arrived, waits no more and is not in the mirror
+all the same (its event was given up, or Kommo's answer was behind its webhook) is repaired as well.
 
 Changes of the last moments are left to the next time: their webhooks may be on their way.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kommo.client import KommoClient
 from kommo.clock import Clock
 from kommo.errors import ErrorKind, KommoError
 from kommo.records import read_by_ids, read_changed, read_events
-from store.completeness import Completeness, latest_completeness, save_completeness
-from store.connections import ConnectionRecord
+from store.completeness import Completeness, complete_until, save_completeness
+from store.connections import ConnectionRecord, still_stands
 from store.database import Database
+from store.dbclock import shared_time
 from store.heard import last_heard
-from store.inbox import heard_of
+from store.inbox import heard_of, still_waiting
 from store.mirror import (
     Change,
     ChangeKind,
@@ -39,6 +43,7 @@ from store.outbox import OutboxEvent, add_events
 from store.webhook_keys import list_keys
 from tasks.completeness import percent
 from tasks.effects import Absent, Gone, Present, Source, effects_of_repair
+from tasks.errors import NotConnectedError
 from tasks.records import new_record
 
 GRACE = timedelta(minutes=2)
@@ -69,6 +74,7 @@ class EntityCount(BaseModel):
     changes: int = 0
     arrived: int = Field(default=0, description="Of these, what webhooks had told.")
     repaired: int = Field(default=0, description="Of these, what the mirror did not have yet.")
+    whole: bool = Field(default=True, description="Whether all could be compared; if not, the notes say why.")
 
 
 class ReconcileReport(BaseModel):
@@ -106,14 +112,24 @@ class ReconcileReport(BaseModel):
 async def where_to_begin(database: Database, org: str, now: datetime) -> datetime:
     """The moment up to which an org's changes are known to be complete.
 
-    That is the end of its last comparison; before the first one, the moment at which its first hook key was made.
+    That is the end of its last comparison without a gap before it; before the first one, the moment at which its first
+    hook key was made.
     """
-    last = (await latest_completeness(database)).get(org)
+    first, last = await _first_key(database, org, now), await compared_until(database, org, now)
     if last is not None:
         # The whole second was compared; seconds are what Kommo counts in.
-        return last.until + timedelta(seconds=1)
-    keys = await list_keys(database, org)
-    return min((key.created_at for key in keys), default=now - DEFAULT_SPAN)
+        return last + timedelta(seconds=1)
+    return now - DEFAULT_SPAN if first is None else first
+
+
+async def compared_until(database: Database, org: str, now: datetime) -> datetime | None:
+    """The end of an org's comparisons without a gap, from its first hook key on; None if there is none."""
+    return await complete_until(database, org, now, await _first_key(database, org, now))
+
+
+async def _first_key(database: Database, org: str, now: datetime) -> datetime | None:
+    known = (key.created_at for key in await list_keys(database, org) if key.created_at <= now)
+    return min(known, default=None)
 
 
 class Reconciler:
@@ -136,6 +152,7 @@ class Reconciler:
         self._clock = clock
         self._counts = {entity: EntityCount() for entity in ENTITIES}
         self._told: Counter[str] = Counter()
+        self._unread: Counter[str] = Counter()
         self._counted: set[tuple[str, int]] = set()
 
     async def run(self, since: datetime, *, grace: timedelta = GRACE) -> ReconcileReport:
@@ -163,13 +180,28 @@ class Reconciler:
             if error.kind not in _NO_EVENTS:
                 raise
             report.notes.append(f"Deletions could not be compared: {error}")
+            for count in self._counts.values():
+                count.whole = False
+        report.notes += [f"{number} records could not be read. {why}" for why, number in self._unread.items()]
         report.by_entity = self._counts
         report.told = dict(self._told)
         report.requests = self._client.requests_sent - sent
         report.seconds = round(self._clock.monotonic() - begun, 3)
-        async with self._database.begin() as transaction:
+        async with self._writing() as transaction:
             await save_completeness(transaction, self._completeness(report))
         return report
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction, if the connection still stands: what was read for another one or a purged one is not kept.
+
+        Raises:
+            NotConnectedError: it was ended meanwhile, or leads to another account.
+        """
+        async with self._database.begin() as transaction:
+            if not await still_stands(transaction, self._org, self._source.account_id):
+                raise NotConnectedError(f"'{self._org}' was disconnected, or connected to another account.")
+            yield transaction
 
     def _completeness(self, report: ReconcileReport) -> Completeness:
         return Completeness(
@@ -184,24 +216,52 @@ class Reconciler:
         )
 
     async def _changed(self, entity: str, since: datetime, until: datetime) -> None:
-        read_at = self._clock.now()
+        read_at = await self._shared_time()
         async for page in read_changed(self._client, entity, since):
-            records = [new_record(raw, read_at=read_at) for raw in page if not raw.get("is_deleted")]
+            records = self._readable(entity, [raw for raw in page if not raw.get("is_deleted")], read_at)
             records = [one for one in records if one.updated_at is not None and one.updated_at <= until]
             ids = [one.record_id for one in records]
             heard = await heard_of(self._database, self._org, entity, [str(number) for number in ids])
             mirror = await record_states(self._database, self._org, entity, ids)
             missed: list[NewRecord] = []
+            behind: list[NewRecord] = []
             for one in records:
-                told = heard.get(str(one.record_id))
-                arrived = _not_older(told.occurred_at if told else None, one) or _read_because(
-                    mirror.get(one.record_id), one
-                )
+                told, known = heard.get(str(one.record_id)), mirror.get(one.record_id)
+                arrived = _not_older(told.occurred_at if told else None, one) or _read_because(known, one)
                 self._count(entity, one.record_id, arrived=arrived)
                 if not arrived:
                     missed.append(one)
+                elif not _has(known, one):
+                    behind.append(one)
+            missed += await self._left_behind(entity, behind)
             await self._repair(entity, missed, since)
-            read_at = self._clock.now()
+            read_at = await self._shared_time()
+
+    def _readable(
+        self, entity: str, given: Sequence[Mapping[str, Any]], read_at: datetime
+    ) -> list[NewRecord]:
+        """What can be read of Kommo's answer; what cannot is a change that did not arrive, and stops no other."""
+        records: list[NewRecord] = []
+        for raw in given:
+            try:
+                records.append(new_record(raw, read_at=read_at))
+            except ValueError as error:
+                self._counts[entity].changes += 1
+                self._counts[entity].whole = False
+                self._unread[str(error)] += 1
+        return records
+
+    async def _left_behind(self, entity: str, behind: Sequence[NewRecord]) -> list[NewRecord]:
+        """Those of which nothing waits in the backlog: nobody else will bring the mirror level."""
+        if not behind:
+            return []
+        ids = [str(one.record_id) for one in behind]
+        waiting = await still_waiting(self._database, self._org, entity, ids)
+        return [one for one in behind if str(one.record_id) not in waiting]
+
+    async def _shared_time(self) -> datetime:
+        """The time by which readings are put in their order, whichever machine made them."""
+        return await shared_time(self._database, lambda: self._clock.now().timestamp())
 
     async def _gone_and_back(self, since: datetime, until: datetime) -> None:
         last: dict[str, dict[int, tuple[datetime, str]]] = {entity: {} for entity in ENTITIES}
@@ -222,7 +282,7 @@ class Reconciler:
         self, entity: str, happened: Mapping[int, tuple[datetime, str]], since: datetime
     ) -> None:
         """What was deleted or restored last, against what was heard of it, and what is true now."""
-        read_at = self._clock.now()
+        read_at = await self._shared_time()
         there = await read_by_ids(self._client, entity, happened)
         mirror = await record_states(self._database, self._org, entity, list(happened))
         missed: list[NewRecord] = []
@@ -243,7 +303,7 @@ class Reconciler:
                 if number not in there:
                     gone.append(number)
                 elif known is None or known.state != RecordState.PRESENT:
-                    missed.append(new_record(there[number], read_at=read_at))
+                    missed += self._readable(entity, [there[number]], read_at)
         await self._repair(entity, missed, since)
         await self._bury(entity, gone, read_at)
 
@@ -258,7 +318,7 @@ class Reconciler:
         if not records:
             return
         now = self._clock.now()
-        async with self._database.begin() as transaction:
+        async with self._writing() as transaction:
             changes = await save_records(transaction, self._org, entity, records, "reconcile", now=now)
             told: list[OutboxEvent] = []
             for one in records:
@@ -278,7 +338,7 @@ class Reconciler:
         if not ids:
             return
         now = self._clock.now()
-        async with self._database.begin() as transaction:
+        async with self._writing() as transaction:
             changed = await mark_gone(
                 transaction, self._org, entity, ids, RecordState.DELETED, now=read_at, source="reconcile"
             )
@@ -304,6 +364,15 @@ def _as_it_was(change: Change, since: datetime) -> Change:
 
 def _not_older(heard: datetime | None, one: NewRecord) -> bool:
     return heard is not None and one.updated_at is not None and heard >= one.updated_at
+
+
+def _has(known: Facts | None, one: NewRecord) -> bool:
+    """Whether the mirror has this state or a newer one, or knows that the record was deleted after it was read."""
+    if known is None:
+        return False
+    if known.state != RecordState.PRESENT:
+        return known.read_at >= one.read_at
+    return _not_older(known.updated_at, one)
 
 
 def _read_because(known: Facts | None, one: NewRecord) -> bool:

@@ -209,5 +209,11 @@ class Refresher:
         self, connection: ConnectionRecord, state: ConnectionState, reason: str | None, code: str | None
     ) -> None:
         await set_state(
-            self._database, connection.org, state, reason, reason_code=code, now=self._clock.now()
+            self._database,
+            connection.org,
+            state,
+            reason,
+            reason_code=code,
+            serial=connection.token_serial,
+            now=self._clock.now(),
         )

@@ -111,11 +111,10 @@ class Refusals:
         code = "outcome_unknown" if attempt.unknown else "token_refused"
         reason = (
             "A process died or lost its connection just when Kommo had answered a refresh, and Kommo does not take the "
-            "old token any more (outcome_unknown). Authorize the account again."
+            "old token any more (outcome_unknown). "
             if attempt.unknown
-            else f"Kommo refused the refresh token for good ({error.hint or error.status}). Authorize the account "
-            "again."
-        )
+            else f"Kommo refused the refresh token for good ({error.hint or error.status}). "
+        ) + f"Authorize the account again: kommo connect {connection.org} --browser"
         noted = await mark_attempt_failed(
             self._caller.database,
             connection.org,
@@ -123,6 +122,7 @@ class Refusals:
             reason=reason,
             reason_code=code,
             seen=pointer_seen(connection, held),
+            serial=connection.token_serial,
             events=reauthorization_required(connection.org, code, reason, held.host),
             next_refresh_at=None,
             now=self._caller.clock.now(),
@@ -152,6 +152,7 @@ class Refusals:
             reason=str(error),
             reason_code=code,
             seen=attempt.seen,
+            serial=connection.token_serial,
             next_refresh_at=self._caller.clock.now() + wait,
             now=self._caller.clock.now(),
         )

@@ -74,6 +74,7 @@ def _webhooks(subscription: Subscription | None, measured: Completeness | None) 
         if measured is None
         else {
             "share": measured.share,
+            "whole": measured.whole,
             **{
                 name: getattr(measured, name) for name in ("changes", "arrived", "repaired", "since", "until")
             },

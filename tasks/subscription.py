@@ -7,6 +7,7 @@ A destination that still stands is kept: Kommo may have deliveries to it that wa
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from dataclasses import dataclass, replace
@@ -26,17 +27,21 @@ from kommo.errors import ErrorKind, KommoError
 from kommo.hosts import parse_host
 from kommo.subscriptions import EVENTS, NOT_EVERYWHERE, list_subscriptions, subscribe, unsubscribe
 from kommo.subscriptions import Subscription as AtKommo
-from store.connections import ConnectionRecord
+from store.connections import ConnectionRecord, still_stands
 from store.database import Database
 from store.subscriptions import Subscription, SubscriptionState, get_subscription, save_subscription
-from store.webhook_keys import create_key, find_key, hash_of_key, list_keys, revoke_keys
+from store.webhook_keys import add_key, find_key, hash_of_key, is_good, list_keys, revoke_keys
 from tasks.backlog_clients import open_clients
-from tasks.errors import DataPlaneError
+from tasks.errors import DataPlaneError, NotConnectedError
 from tasks.installation import budget_of
 
 HOOK_PATH = "/api/webhooks/kommo"
 """Where the gateway takes deliveries in, followed by the key."""
 _KEY_BYTES = 32
+_TRIES = 3
+"""How often it is begun anew because another process has done the same at the same time."""
+KEY_KNOWN_SECONDS = 5.0
+"""Seconds for which a gateway may take in what comes with a key after it was revoked."""
 _PATIENCE = 8.0
 """Seconds for which somebody who connects or disconnects waits for this at most."""
 _REFUSALS = frozenset(
@@ -110,19 +115,40 @@ async def setup_webhook(
 
     Returns:
         How it stands now, and how it was found; None where it could not be looked at.
+
+    Raises:
+        NotConnectedError: the connection was ended meanwhile; nothing is left of this.
+        DataPlaneError: others do the same again and again.
     """
     org, before = connection.org, await get_subscription(database, connection.org)
     if door.base is None:
         state = SubscriptionState.OFF if before is None else before.state
-        return await _save(database, _as(before, org, state, door.why, clock)), None
-    try:
-        standing, found = await _subscribed(client, connection, door.base, database, clock)
-    except KommoError as error:
-        known = SubscriptionState.MISSING if before is None else before.state
-        state = SubscriptionState.OFF if error.kind in _REFUSALS else known
-        return await _save(database, _as(before, org, state, str(error), clock)), None
-    now = clock.now()
-    subscription = Subscription(
+        return await _save(database, connection, _as(before, org, state, door.why, clock)), None
+    first: Found | None = None
+    for _ in range(_TRIES):
+        try:
+            standing, found = await _subscribed(client, connection, door.base, database, clock)
+        except KommoError as error:
+            known = SubscriptionState.MISSING if before is None else before.state
+            state = SubscriptionState.OFF if error.kind in _REFUSALS else known
+            return await _save(database, connection, _as(before, org, state, str(error), clock)), None
+        first = first or found
+        subscription = _seen(org, standing, found, clock.now())
+        try:
+            if await _settled(database, connection, subscription):
+                return subscription, first
+        except NotConnectedError:
+            with contextlib.suppress(KommoError):
+                await unsubscribe(client, standing.destination)
+            raise
+    raise DataPlaneError(
+        f"The webhooks of '{org}' are being set up by other processes again and again; look for what runs twice."
+    )
+
+
+def _seen(org: str, standing: AtKommo, found: Found, now: datetime) -> Subscription:
+    """How a subscription stands at Kommo, as it is written down."""
+    return Subscription(
         org=org,
         key_hash=_hash_of(standing),
         destination_host=urlsplit(standing.destination).hostname,
@@ -134,10 +160,30 @@ async def setup_webhook(
         checked_at=now,
         disabled_seen_at=now if found is Found.DISABLED else None,
     )
+
+
+async def _settled(database: Database, connection: ConnectionRecord, subscription: Subscription) -> bool:
+    """Write down how it stands, and end all other keys; False if another process was quicker and has ended this one.
+
+    Raises:
+        NotConnectedError: the connection was ended meanwhile.
+    """
     async with database.begin() as transaction:
-        await revoke_keys(transaction, org, except_hash=subscription.key_hash, now=now)
+        await _check(transaction, connection)
+        if not await is_good(transaction, subscription.key_hash):
+            return False
+        await revoke_keys(
+            transaction, connection.org, except_hash=subscription.key_hash, now=subscription.checked_at
+        )
         await save_subscription(transaction, subscription)
-    return subscription, found
+    return True
+
+
+async def _check(transaction: AsyncConnection, connection: ConnectionRecord) -> None:
+    if not await still_stands(transaction, connection.org, connection.account_id):
+        raise NotConnectedError(
+            f"'{connection.org}' was disconnected, or connected to another account, while its webhooks were set up."
+        )
 
 
 async def remove_webhook(client: KommoClient, org: str, door: Door, *, database: Database) -> int:
@@ -247,7 +293,11 @@ async def _subscribed(
     if current is None:
         key = secrets.token_urlsafe(_KEY_BYTES)
         # Before Kommo knows it: the first delivery may be quicker than the answer.
-        await create_key(database, connection.org, connection.account_id, hash_of_key(key), now=clock.now())
+        async with database.begin() as transaction:
+            await _check(transaction, connection)
+            await add_key(
+                transaction, connection.org, connection.account_id, hash_of_key(key), now=clock.now()
+            )
         standing, found = await subscribe(client, f"{base}/{key}"), Found.MISSING
     elif current.disabled:
         standing, found = await _switched_on(client, current), Found.DISABLED
@@ -295,7 +345,8 @@ def _as(before: Subscription | None, org: str, state: str, reason: str | None, c
     return replace(before, state=state, reason=reason, checked_at=clock.now(), disabled_seen_at=None)
 
 
-async def _save(database: Database, subscription: Subscription) -> Subscription:
+async def _save(database: Database, connection: ConnectionRecord, subscription: Subscription) -> Subscription:
     async with database.begin() as transaction:
+        await _check(transaction, connection)
         await save_subscription(transaction, subscription)
     return subscription

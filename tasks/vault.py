@@ -7,7 +7,6 @@ and the current pair is the end of the chain that these links form. A block that
 pair is thus no danger: the chain leads on from it.
 """
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from store.token_journal import Edge, JournalRow, Promotion, append_pair, chain,
 from tasks.credentials import ConnectionBlocks
 from tasks.errors import BlocksUnavailableError, NotConnectedError, PairNotSavedError, sentence_of
 from tasks.outbox import connection_refreshed, integration_connected
+from tasks.patience import within
 
 KEEP_TRYING_SECONDS = 900.0
 """Seconds for which a pair that nobody else has is held on to while both the database and Prefect are down."""
@@ -178,8 +178,7 @@ class Vault:
         until, pause = self._clock.monotonic() + KEEP_TRYING_SECONDS, 0.1
         while True:
             try:
-                async with asyncio.timeout(STORE_WITHIN):
-                    await self._append(connection.org, pair, held)
+                await within(STORE_WITHIN, self._append(connection.org, pair, held))
             except Exception as error:  # noqa: BLE001 - whatever ails the database, nobody else has this pair
                 _log.warning("the journal does not take a pair of %s: %s", connection.org, _why(error))
             else:
@@ -217,16 +216,18 @@ class Vault:
                 return held
             held = replace(held, in_block=True)
         try:
-            async with asyncio.timeout(STORE_WITHIN):
-                if await self._promote(connection, held) is Promotion.GONE:
-                    if await self._is_ended(connection.org):
-                        await self._withdraw(connection.org, held)
-                    # The journal was down when the pair came, so that only the block has it: now it gets it.
-                    await self._append(connection.org, _pair_of(held, self._clock.now()), held)
-                    await self._promote(connection, held)
+            await within(STORE_WITHIN, self._point_to(connection, held))
         except (StoreError, OSError) as error:
             _log.warning("the store is behind the block of %s: %s", connection.org, _why(error))
         return held
+
+    async def _point_to(self, connection: ConnectionRecord, held: HeldPair) -> None:
+        if await self._promote(connection, held) is Promotion.GONE:
+            if await self._is_ended(connection.org):
+                await self._withdraw(connection.org, held)
+            # The journal was down when the pair came, so that only the block has it: now it gets it.
+            await self._append(connection.org, _pair_of(held, self._clock.now()), held)
+            await self._promote(connection, held)
 
     async def _promote(self, connection: ConnectionRecord, held: HeldPair) -> Promotion:
         return await promote(

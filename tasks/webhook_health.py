@@ -10,7 +10,6 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
 from kommo.clock import Clock
-from store.completeness import latest_completeness
 from store.connections import ConnectionRecord, ConnectionState, get_connection, list_connections
 from store.database import Database
 from store.errors import UnknownConnectionError
@@ -18,7 +17,7 @@ from store.subscriptions import SubscriptionState
 from tasks.backlog_clients import Clients
 from tasks.completeness import percent
 from tasks.errors import sentence_of
-from tasks.reconcile import GRACE, Reconciler, ReconcileReport, where_to_begin
+from tasks.reconcile import GRACE, Reconciler, ReconcileReport, compared_until, where_to_begin
 from tasks.subscription import Door, Found, setup_webhook
 
 _WORKING = frozenset({ConnectionState.CONNECTED, ConnectionState.DEGRADED})
@@ -110,7 +109,6 @@ async def check_webhooks(
         concurrency: How many orgs at a time.
     """
     report, begun, turn = HealthReport(), session.clock.monotonic(), asyncio.Semaphore(concurrency)
-    measured = {org: one.until for org, one in (await latest_completeness(session.database)).items()}
 
     async def one(connection: ConnectionRecord) -> None:
         org = connection.org
@@ -128,12 +126,14 @@ async def check_webhooks(
                 report.orgs.append(health)
                 if found in {Found.DISABLED, Found.MISSING, Found.INCOMPLETE}:
                     session.announce(f"kommo.webhooks.{found}", org, {"state": subscription.state})
-                known = measured.get(org)
-                due = known is None or known < session.clock.now() - compare_after
+                # A comparison that somebody made of the last hour says nothing of the day before.
+                now = session.clock.now()
+                until = await compared_until(session.database, org, now)
+                due = until is None or until < now - compare_after
                 # An account that may not have webhooks is read all the more; one that cannot be asked is not.
                 refused = session.door.base is not None and subscription.state == SubscriptionState.OFF
                 if (found is not None and (found is not Found.GOOD or due)) or (refused and due):
-                    since = await where_to_begin(session.database, org, session.clock.now())
+                    since = await where_to_begin(session.database, org, now)
                     worker = Reconciler(session.database, client, connection, session.clock)
                     health.reconciled = await worker.run(since, grace=grace)
                     announce_reconciled(session.announce, health.reconciled)

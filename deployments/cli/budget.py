@@ -2,6 +2,9 @@
 
 from deployments.cli.output import cell, print_json, say, table
 
+_LONG = 2.0  # seconds; what is reserved ahead is less
+_SLOWED = "Kommo asked for fewer requests (429); it goes on by itself"
+
 
 async def show(*, json: bool = False) -> None:
     """Show every key of the budget: when its next request may go, and whether it is stopped.
@@ -25,7 +28,7 @@ async def show(*, json: bool = False) -> None:
                 cell(row.key),
                 f"{row.next_in:.2f} s",
                 f"{row.blocked_for:.0f} s" if row.blocked_for else "–",
-                cell(row.blocked_reason),
+                cell(row.blocked_reason or (_SLOWED if row.next_in > _LONG else "")),
             )
             for row in rows
         ],

@@ -10,6 +10,9 @@ from deployments.cli.run import WrongUseError
 _PREFECT_SECONDS = 10.0
 
 
+_HIGHEST_PORT = 65535
+
+
 async def gateway(*, host: str = "127.0.0.1", port: int = 8020, json: bool = False) -> None:
     """Serve the HTTP door until interrupted: accounts are connected by OAuth, and webhooks taken in.
 
@@ -27,6 +30,8 @@ async def gateway(*, host: str = "127.0.0.1", port: int = 8020, json: bool = Fal
     from tasks.app import require_app
     from tasks.errors import AppIncompleteError
 
+    if not 0 <= port <= _HIGHEST_PORT:
+        raise WrongUseError(f"--port is a number from 0 to {_HIGHEST_PORT}.")
     settings = Settings()
     app = KommoApp.from_environment(settings)
     if not app.is_complete:
@@ -54,4 +59,6 @@ async def gateway(*, host: str = "127.0.0.1", port: int = 8020, json: bool = Fal
     try:
         await serve(host, port, settings, ready=ready)
     except OSError as error:
-        raise WrongUseError(f"Port {port} on {host} cannot be used: {error.strerror}.") from None
+        raise WrongUseError(
+            f"Port {port} on {host} cannot be used: {error.strerror}. Choose another one with --port."
+        ) from None

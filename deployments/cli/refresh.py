@@ -1,7 +1,7 @@
 """`kommo refresh` and `kommo disconnect`: the life of a connection's tokens."""
 
 from deployments.cli.output import cell, out, print_json, say, state_text, table
-from deployments.cli.run import WrongUseError
+from deployments.cli.run import WrongUseError, must_be_known
 
 
 async def refresh(org: str | None = None, *, within: str = "6h", json: bool = False) -> None:
@@ -19,6 +19,8 @@ async def refresh(org: str | None = None, *, within: str = "6h", json: bool = Fa
         parse_span(within)
     except ValueError as error:
         raise WrongUseError(f"--within {within!r}: {error}") from None
+    if org is not None:
+        await must_be_known(org)
     failure: RefreshRunFailedError | None = None
     try:
         report = await token_refresh(within, org)
@@ -56,6 +58,7 @@ async def disconnect(org: str, *, purge: bool = False, yes: bool = False, json: 
         typed = input(f"Remove all snapshots and the history of {org}? Type its name: ")  # noqa: ASYNC250 - nothing else runs yet
         if typed.strip() != org:
             raise WrongUseError("Nothing was removed.")
+    await must_be_known(org)
     report = await disconnect_account(org, purge)
     if json:
         print_json(report)

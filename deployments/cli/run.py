@@ -15,6 +15,8 @@ from cyclopts import App, CycloptsError
 
 from deployments.cli.output import complain
 
+_INTERRUPTED = "Interrupted. What was saved is whole; run the command again to go on."
+
 # Settings for a person at a terminal. A worker or a service sets its own; nothing here overrides what is set.
 _QUIET_PREFECT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -96,14 +98,34 @@ def _exit_code(action: Callable[[], Any], told_to_end: list[int]) -> int:
         complain(str(error))
         return 2
     except KeyboardInterrupt:
-        complain("Interrupted. What was saved is whole; run the command again to go on.")
+        complain(_INTERRUPTED)
         return 143 if told_to_end else 130
     except Exception as error:
         complain(_sentence(error))
         if os.environ.get("KOMMO_DEBUG"):
             raise
         return 1
+    except BaseException as error:
+        # Within a flow Prefect listens to SIGTERM itself, and makes this of it.
+        if type(error).__name__ != "TerminationSignal":
+            raise
+        complain(_INTERRUPTED)
+        return 143
     return 0
+
+
+async def must_be_known(org: str) -> None:
+    """Look for an org's connection before Prefect's small server is started for it, which takes a while.
+
+    Raises:
+        UnknownConnectionError: it has none.
+    """
+    from blocks.settings import Settings
+    from store.connections import get_connection
+    from tasks.installation import open_database
+
+    async with open_database(Settings()) as database:
+        await get_connection(database, org)
 
 
 def _sentence(error: Exception) -> str:
@@ -111,6 +133,11 @@ def _sentence(error: Exception) -> str:
 
     if isinstance(error, (*KNOWN_ERRORS, DataPlaneError)):
         return str(error)
+    if "Failed to reach API at" in str(error):  # Prefect has no type of its own for it
+        return (
+            f"Prefect's server at {os.environ.get('PREFECT_API_URL', 'its usual address')} does not answer. Start it "
+            "(prefect server start), or unset PREFECT_API_URL: then a small one is started for the command."
+        )
     return (
         f"Unexpected {type(error).__name__}. Run it again with KOMMO_DEBUG=1 to see where; "
         "if it stays, please report it with that output."

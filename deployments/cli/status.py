@@ -114,4 +114,4 @@ def _show_webhooks(webhooks: dict[str, Any] | None, now: datetime) -> None:
 def _percent(measured: dict[str, Any]) -> str:
     from tasks.completeness import percent
 
-    return percent(measured["share"])
+    return percent(measured["share"]) + ("" if measured["whole"] else " of what could be compared")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from deployments.cli.output import cell, err, print_json, say, state_text, table
-from deployments.cli.run import WrongUseError, many_imports
+from deployments.cli.run import WrongUseError, many_imports, must_be_known
 
 if TYPE_CHECKING:
     from store.drift import Change, Drift
@@ -45,6 +45,7 @@ async def sync(
 
 async def sync_one(org: str, scope: Scope, *, json: bool = False) -> SyncReport:
     """Run the flow for one org and show its report; a failed sync is shown as far as it came, then raised."""
+    await must_be_known(org)
     with many_imports():
         from flows.full_sync import full_crm_sync
     from tasks.errors import SyncFailedError

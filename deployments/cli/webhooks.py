@@ -233,7 +233,12 @@ async def replay(
     if json:
         print_json({"replayed": count, **asdict(again)})
         return
-    say(f"{count} dead letters are back in the backlog; `kommo backlog` works them off now.")
+    if count or not again.read:
+        say(
+            f"{count} dead letters are back in the backlog; `kommo backlog` works them off now."
+            if count
+            else "No dead letter fits: `kommo webhooks dead` lists them."
+        )
     if again.read:
         say(f"{again.read} deliveries could be read now; they told of {again.events} new events.")
     for delivery_id, why in again.still.items():

@@ -6,7 +6,7 @@ singular; here each kind has one name. What is not known keeps the name that it 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -18,8 +18,10 @@ _ENTITIES: Mapping[str, str] = MappingProxyType(
 _IDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"talks": ("talk_id", "id"), "unsorted": ("uid", "id")}
 )
-_TIMES = ("updated_at", "last_modified", "date_modify", "created_at", "date_create")
+_CHANGED = ("updated_at", "last_modified", "date_modify")
+_TIMES = (*_CHANGED, "created_at", "date_create")
 _UNWRAPPED = frozenset({"add", "update", "delete"})
+_RESTORABLE = frozenset({"leads", "contacts", "companies", "customers"})
 _LONGEST_NAME = 100
 _LONGEST_ID = 200
 _YEAR_2100 = 4_102_444_800
@@ -78,7 +80,7 @@ def events_of(
 
     Args:
         data: The whole body.
-        once: What makes the key of an event without a time unique: a deletion can truly happen twice.
+        once: What makes the key of an event without a time of its own unique: a deletion can truly happen twice.
     """
     events: list[WebhookEvent] = []
     rest: dict[str, Any] = {}
@@ -129,9 +131,9 @@ def _event(name: str, action: str, item: dict[str, Any], once: Callable[[], str]
     entity_id = _id_of(entity, inner)
     occurred_at = _time_of(inner)
     told: list[object] = [entity, parent, action, entity_id]
-    if not (entity == "messages" and entity_id):
+    if not (entity == "messages" and action == "add" and entity_id):
         told.append(item)
-        if occurred_at is None:
+        if not _has_its_own_time(entity, action, inner):
             told.append(once())
     key = hashlib.sha256(_canonical(told).encode()).hexdigest()
     return WebhookEvent(entity, action, entity_id, occurred_at, item, key, parent)
@@ -144,15 +146,26 @@ def _id_of(entity: str, item: Mapping[str, Any]) -> str:
     for key in _IDS.get(entity, ("id", "uid")):
         value = item.get(key)
         if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
+            value = str(value)
         if isinstance(value, str) and 0 < len(value) <= _LONGEST_ID:
             return value
     return ""
 
 
-def _time_of(item: Mapping[str, Any]) -> datetime | None:
+def _has_its_own_time(entity: str, action: str, item: Mapping[str, Any]) -> bool:
+    """Whether the event says when it happened, so that the same once more is a repetition.
+
+    Something can be deleted and restored again and again without being changed, and what is changed twice may say only
+    when it was created: then the second time looks like the first one.
+    """
+    if entity in _RESTORABLE and action in {"delete", "restore"}:
+        return False
+    return _time_of(item, _TIMES if action in {"add", "delete"} else _CHANGED) is not None
+
+
+def _time_of(item: Mapping[str, Any], keys: Sequence[str] = _TIMES) -> datetime | None:
     """The newest time that Kommo gives as a number; its texts (`2024-09-17 13:07:29`) name no time zone."""
-    for key in _TIMES:
+    for key in keys:
         seconds = number(item.get(key))
         if seconds is not None and 0 < seconds < _YEAR_2100:
             return datetime.fromtimestamp(seconds, UTC)

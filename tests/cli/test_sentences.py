@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from prefect import flow
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.settings import Settings
 from deployments.cli.connect import connect
-from deployments.cli.refresh import refresh
+from deployments.cli.refresh import disconnect, refresh
 from deployments.cli.run import WrongUseError, exit_code
 from deployments.cli.snapshot import show
 from deployments.cli.status import status
@@ -136,3 +138,53 @@ def _end_a_command() -> None:
     assert exit_code(lambda: asyncio.run(waiting())) == 143
     assert tidied == [True]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_flow_that_is_told_to_end_says_so_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """Within a flow Prefect listens to the signal itself."""
+
+    @flow(name="waits")
+    async def waits() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(30)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert exit_code(lambda: asyncio.run(waits())) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    told = capsys.readouterr().err
+    assert "Interrupted" in told
+    assert "Traceback" not in told
+
+
+def test_a_prefect_server_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+
+        @flow(name="nobody hears of it")
+        async def unheard() -> None:
+            """Nothing."""
+
+        assert exit_code(lambda: asyncio.run(unheard())) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "Prefect's server at http://127.0.0.1:9/api does not answer" in told
+
+
+async def test_an_org_that_is_not_connected_is_said_before_a_flow_begins(
+    installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del installation
+
+    async def never(*_: object, **__: object) -> None:
+        raise AssertionError("a flow began")
+
+    monkeypatch.setattr("flows.full_sync.full_crm_sync", never)
+    monkeypatch.setattr("flows.token_refresh.token_refresh", never)
+    monkeypatch.setattr("flows.connect.disconnect_account", never)
+    for command in (sync("nobody"), refresh("nobody"), disconnect("nobody")):
+        with pytest.raises(UnknownConnectionError, match="nobody"):
+            await command

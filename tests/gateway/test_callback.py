@@ -9,6 +9,8 @@ from blocks.connection import KommoConnection
 from blocks.names import block_name
 from kommo.clock import SystemClock
 from store.oauth_states import peek_state, put_state
+from store.token_journal import chain
+from tasks.installation import budget_of
 from tests.gateway.support import APP_URL, AS_BROWSER, CALLBACK, House
 
 
@@ -229,6 +231,8 @@ async def test_an_org_is_not_moved_to_another_account_by_a_consent(house: House)
     assert "different Kommo account" in shown.text
     assert await house.connection() == before
     assert (await house.told())[-1] == ("integration_error", "wrong_account")
+    kept = await chain(house.services.database, "acme")
+    assert [edge.fingerprint for edge in kept.edges] == kept.path(), "what nobody asked for is not kept"
 
 
 async def test_with_post_message_the_page_tells_its_opener_and_nobody_else(house: House) -> None:
@@ -277,3 +281,14 @@ class _Later(SystemClock):
 
     def now(self) -> datetime:
         return super().now() + self._ahead
+
+
+async def test_r2_whoever_would_have_to_wait_for_minutes_is_told_so_at_once(house: House) -> None:
+    budget = budget_of(house.services.database, house.services.settings)
+    consent = await house.start()
+    await budget.slow_down(["egress:default"], 300)
+    async with asyncio.timeout(10):
+        answer = await house.come_back(consent, house.code_query(consent.state), headers=AS_BROWSER)
+    assert answer.status_code == 502
+    assert "out of reach or too busy" in answer.text
+    assert await house.nothing_stored()

@@ -6,7 +6,7 @@ import hmac
 
 import pytest
 
-from gateway.hooks import HOOK_SECONDS
+from gateway.hooks import HOOK_SECONDS, REFUSED_INSTALLS, REFUSED_SECONDS
 from store.connections import ConnectionState, set_state
 from tests.gateway.support import CALLBACK, CLIENT_SECRET, DISABLED, House
 
@@ -58,6 +58,26 @@ async def test_an_install_of_an_unknown_account_stores_nothing_and_uses_no_code(
     assert house.requests() == 0
     assert "widget_install_unknown_account" in caplog.text
     assert query["code"] not in caplog.text
+
+
+async def test_made_up_installs_cost_kommo_and_the_product_a_few_calls_only(house: House) -> None:
+    await _connect(house)
+    asked, told = house.requests(), len(await house.told())
+    for number in range(REFUSED_INSTALLS + 3):
+        query = house.code_query(None, from_widget="1") | {"code": f"made-up-{number}"}
+        assert (await house.product.get(CALLBACK, params=query)).status_code == 200
+        await _settled(house)
+    assert house.requests() - asked == REFUSED_INSTALLS
+    assert len(await house.told()) - told == REFUSED_INSTALLS
+    # Another account's install is tried all the same, and so is this one's once the time is over.
+    assert house.services.refused_installs.keys() == {house.acme.host}
+    times = house.services.refused_installs[house.acme.host]
+    times[0] -= REFUSED_SECONDS
+    assert (
+        await house.product.get(CALLBACK, params=house.code_query(None, from_widget="1"))
+    ).status_code == 200
+    await _settled(house)
+    assert (await house.told())[-1][0] == "integration_connected"
 
 
 async def test_an_install_with_a_code_of_another_account_changes_nothing(house: House) -> None:

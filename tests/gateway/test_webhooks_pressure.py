@@ -112,6 +112,20 @@ async def test_w1_a_transaction_has_an_upper_size_in_number_and_bytes() -> None:
         assert [len(batch) for batch in running.disk.batches] == [1, 10, 10, 6, 1, 1]
 
 
+async def test_w1_a_transaction_has_an_upper_number_of_events_however_few_bytes_tell_of_them() -> None:
+    async with Running(Capacity(batch_events=100)) as running:
+        running.disk.may.clear()
+        tasks = [running.put("first")]
+        await _begun(running)
+        for number in range(4):
+            many = [change(f"{number}-{event}") for event in range(60)]
+            tasks.append(asyncio.create_task(running.intake.put([delivery(*many)])))
+        await asyncio.sleep(0.01)
+        running.disk.may.set()
+        await asyncio.gather(*tasks)
+        assert [len(batch) for batch in running.disk.batches] == [1, 2, 2]
+
+
 async def test_w1_while_the_database_hangs_all_are_sent_away_and_none_waits_for_long() -> None:
     loop = asyncio.get_running_loop()
     async with Running(Capacity(patience=0.15, longest=0.3)) as running:

@@ -15,6 +15,7 @@ from kommo.clock import SystemClock
 from kommo.hosts import parse_host
 from kommo.webhooks import parse
 from sandbox import Sandbox, SandboxConfig, running_sandbox
+from store.backlog import Failure, end_turn, fail_events, pending_events, take_turn
 from store.connections import ConnectionRecord, put_connection
 from store.database import Database
 from store.inbox import NewDelivery, NewEvent, save_deliveries
@@ -137,6 +138,15 @@ class Office:
             database=self.database, clients=self, clock=self.clock, owner="test", announce=self._announce
         )
         return await drain(session, 0)
+
+    async def give_up(self) -> None:
+        """What waits in the backlog becomes dead letters."""
+        turn = await take_turn(self.database, "test", 30, now=self.sandbox.world.clock)
+        assert turn is not None
+        events = await pending_events(self.database, turn, 100, now=self.sandbox.world.clock)
+        failures = [Failure(event.id, "given up", None) for event in events]
+        assert await fail_events(self.database, turn, failures, now=self.clock.now())
+        assert await end_turn(self.database, turn)
 
     async def reconcile(self, since: datetime, **options: Any) -> ReconcileReport:
         worker = Reconciler(self.database, self.client, self.connection, self.clock)

@@ -64,7 +64,7 @@ async def test_w5_what_was_lost_is_found_repaired_told_and_counted(db: Database)
         assert report.told == {event.type: 1 for event in told}
         stored = (await latest_completeness(db))["acme"]
         assert (stored.changes, stored.arrived, stored.repaired) == (9, 4, 5)
-        assert stored.by_entity["leads"] == {"changes": 3, "arrived": 1, "repaired": 2}
+        assert stored.by_entity["leads"] == {"changes": 3, "arrived": 1, "repaired": 2, "whole": True}
 
 
 async def test_w5_deletions_and_restorations_are_compared_as_well(db: Database) -> None:
@@ -189,6 +189,7 @@ async def test_an_event_list_that_may_not_be_read_is_said(
         assert numbers(report) == (1, 0, 1)
         assert "Deletions could not be compared" in report.notes[0]
         assert report.notes[0] in report.summary()
+        assert not (await latest_completeness(db))["acme"].whole, "a full share would be a lie"
 
 
 async def test_an_account_that_cannot_be_asked_is_not_counted(db: Database) -> None:

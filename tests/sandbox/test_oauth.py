@@ -10,8 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from sandbox import running_sandbox
 from tests.sandbox.oauth_support import Listener, code, consent, hint, pair, token
-from tests.sandbox.support import Api
+from tests.sandbox.support import SMALL, Api
 
 MONTHS = 91 * 86_400
 
@@ -265,3 +266,11 @@ async def test_an_uninstall_revokes_and_calls_the_signed_disable_hook(api: Api) 
     assert query["signature"] == [hmac.new(known.client_secret.encode(), message, hashlib.sha256).hexdigest()]
     assert "User-Agent: amoService-oAuth-Code-Sender/1.0" in listener.heads[0]
     assert (await api.get("account", token=first["access_token"])).status_code == 401
+
+
+async def test_a_code_of_the_life_before_does_not_come_again() -> None:
+    codes = set()
+    for _ in range(2):
+        async with running_sandbox(SMALL) as sandbox, httpx.AsyncClient(trust_env=False) as http:
+            codes.add(await code(Api(sandbox, http)))
+    assert len(codes) == 2

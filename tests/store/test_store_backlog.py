@@ -249,6 +249,7 @@ async def test_only_the_named_orgs_or_those_of_a_part_are_taken(db: Database) ->
     assert sorted(org for part in parts for org in part) == sorted(set(orgs) - {"org-7"})
 
 
+@pytest.mark.usefixtures("quick")
 async def test_w2_of_four_processes_each_event_is_settled_by_exactly_one_and_in_order(
     db: Database, migrated_place: tuple[str, str]
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import secrets
 import sqlite3
 import stat
 from pathlib import Path
@@ -390,6 +391,34 @@ async def test_an_exception_of_the_database_does_not_carry_customers_data(db: Da
     with pytest.raises(WriteRefusedError, match="fault of this program") as caught:
         await fail()
     assert "secret customer" not in _all_that_is_said(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        # Found by the driver, before anything is sent; and by the server, for whom it is too long for an index.
+        {"org": "acme", "account_id": 123456789 * 2**70, "key_hash": "a"},
+        {"org": "secret customer" + secrets.token_hex(9000), "account_id": 1, "key_hash": "b"},
+    ],
+    ids=["driver", "server"],
+)
+async def test_w3_a_row_that_is_too_much_for_postgresql_is_refused_like_any_other_and_not_shown(
+    db: Database, values: dict[str, Any]
+) -> None:
+    if db.dialect == "sqlite":
+        pytest.skip("it takes both")
+
+    async def fail() -> None:
+        async with db.begin() as connection:
+            await connection.execute(
+                metadata.tables["webhook_key"].insert().values(created_at=START, **values)
+            )
+
+    with pytest.raises(WriteRefusedError, match="fault of this program") as caught:
+        await fail()
+    said = _all_that_is_said(caught.value)
+    assert "secret customer" not in said
+    assert str(123456789 * 2**70) not in said
 
 
 async def test_sqlites_files_are_for_their_owner_only(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ async def test_w1_nothing_of_a_batch_is_kept_if_one_delivery_is_refused(db: Data
     assert (await arrive(db, "k1", "k2")).new == 2
 
 
+@pytest.mark.usefixtures("quick")
 async def test_w1_two_processes_and_many_tasks_that_write_the_same_events_leave_one_of_each(
     db: Database, migrated_place: tuple[str, str]
 ) -> None:

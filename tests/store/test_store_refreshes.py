@@ -196,6 +196,29 @@ async def test_t4_a_verdict_on_a_pair_that_others_have_replaced_meanwhile_is_not
     assert len(await list_outbox(db)) == len(await list_audit(db, "acme")) == 1
 
 
+async def test_t4_a_verdict_says_nothing_of_a_consent_that_came_meanwhile_also_while_the_store_is_behind(
+    db: Database,
+) -> None:
+    await _connect(db)
+    serial = (await get_connection(db, "acme")).token_serial
+    await _connect(db)
+    for state in ("reauthorization_required", "degraded"):
+        assert await _fail(db, state=state, seen=None, serial=serial) is AttemptNoted.MOVED_ON
+    assert (await get_connection(db, "acme")).state == "connected"
+    assert await _fail(db, state="degraded", seen=None, serial=serial + 1) is AttemptNoted.CHANGED
+
+
+@pytest.mark.parametrize("state", ["degraded", "outcome_unknown"])
+async def test_t4_kommos_final_word_is_not_taken_back_by_a_failure_that_says_nothing(
+    db: Database, state: str
+) -> None:
+    await _connect(db)
+    assert await _fail(db, state="reauthorization_required", reason="refused") is AttemptNoted.CHANGED
+    assert await _fail(db, state=state, reason="Kommo answered 502.") is AttemptNoted.MOVED_ON
+    found = await get_connection(db, "acme")
+    assert (found.state, found.reason) == ("reauthorization_required", "refused")
+
+
 async def test_a_change_its_events_and_its_audit_are_written_together(db: Database) -> None:
     await _connect(
         db, events=[_event("integration_connected")], audit=AuditNote("connected", {"by": "oauth"})

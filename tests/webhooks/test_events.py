@@ -154,6 +154,45 @@ def test_a_deletion_is_told_from_a_later_one_by_its_request() -> None:
     assert key(None) != key(None)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        # Restoring and deleting need not change anything else.
+        {"leads": {"restore": [LEAD]}},
+        {"leads": {"delete": [LEAD]}},
+        # What changed twice may say only when it was created.
+        {"unsorted": {"update": [{"uid": "u", "category": "sip", "created_at": "1726573764"}]}},
+    ],
+)
+def test_w2_what_truly_happens_twice_is_two_events_though_it_says_the_same(parts: dict[str, Any]) -> None:
+    def key(request_id: str | None) -> str:
+        return delivered(request_id, **parts).events[0].unique_key
+
+    assert key("a") == key("a")
+    assert key("a") != key("b")
+    assert key(None) != key(None)
+
+
+def test_w2_what_can_be_deleted_only_once_is_one_event_whichever_request_tells_of_it() -> None:
+    parts = {"unsorted": {"delete": [{"uid": "u", "action": "accept", "created_at": "1726573764"}]}}
+    first, again = delivered("a", **parts), delivered("b", **parts)
+    assert first.events[0].unique_key == again.events[0].unique_key
+
+
+def test_w2_two_changes_of_one_message_are_two() -> None:
+    def key(text: str) -> str:
+        message = {"id": "d3bac6d3", "chat_id": "c", "updated_at": "1726581295", "text": text}
+        return delivered(message={"update": [message]}).events[0].unique_key
+
+    assert key("a") != key("b")
+    assert key("a") == key("a")
+
+
+def test_an_id_that_is_too_long_for_a_column_is_none_also_as_a_number() -> None:
+    (event,) = parse(b'{"leads":{"add":[{"id":' + b"7" * 4000 + b"}]}}", "application/json").events
+    assert event.entity_id == ""
+
+
 def test_a_message_is_known_by_its_id() -> None:
     def key(**more: str) -> str:
         message = {"id": "d3bac6d3", "chat_id": "c", "created_at": "1726581295", **more}
