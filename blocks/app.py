@@ -58,6 +58,16 @@ class KommoApp(Block):
         title="Webhook secret",
         description="HMAC-SHA256 key with which the product signs webhooks that it forwards.",
     )
+    events_url: SecretStr = Field(
+        default=SecretStr(""),
+        title="Address for events",
+        description="Where the product takes events; https, or this machine where loopback hosts are allowed.",
+    )
+    events_secret: SecretStr = Field(
+        default=SecretStr(""),
+        title="Secrets of events",
+        description="Secrets that sign events, whsec_ and base64, newest first, separated by spaces.",
+    )
     sealing_keys: SecretStr = Field(
         default=SecretStr(""),
         title="Sealing keys",
@@ -96,6 +106,8 @@ class KommoApp(Block):
             "client_id": settings.client_id,
             "client_secret": settings.client_secret,
             "webhook_secret": settings.webhook_secret,
+            "events_url": settings.events_url,
+            "events_secret": settings.events_secret,
             "sealing_keys": settings.sealing_keys,
             "redirect_uri": settings.redirect_uri or ("" if self.redirect_uri else callback),
             "app_url": settings.app_url,

@@ -58,6 +58,17 @@ class Settings(BaseSettings):
         default="",
         description="Public address of the gateway, to which Kommo sends webhooks; by default APP_URL.",
     )
+    events_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="Where the product takes events: https, or this machine where loopback is allowed.",
+    )
+    events_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="Secrets that sign events: `whsec_` and base64, newest first, separated by spaces.",
+    )
+    events_attempts: int = Field(
+        default=15, ge=1, le=100, description="So many times an event is tried before it is given up."
+    )
     app_url: str = Field(
         default="",
         validation_alias=AliasChoices("APP_URL", "NEXT_PUBLIC_APP_URL"),

@@ -2,7 +2,7 @@
 
 One process that polls for runs and executes them, for a small installation. It gives the Prefect UI its deployments: on
 demand, for the UI's form, the API and the product, and by schedule (a nightly sync of all, a refresh of tokens, the
-backlog of webhooks).
+backlog of webhooks, the delivery of events to the product).
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.schedules import Cron
 
 from flows.connect import connect_account, disconnect_account
+from flows.deliver_events import deliver_events
 from flows.fleet_sync import full_crm_sync_all
 from flows.full_sync import full_crm_sync
 from flows.reconcile import reconcile
@@ -19,8 +20,9 @@ from flows.token_refresh import token_refresh
 from flows.webhook_backlog import webhook_backlog
 from flows.webhook_health import webhook_health
 
-# A run start costs 1.4 to 3.6 s of CPU (measured); more at a time than cores would only queue on the processor.
-_RUNS_AT_A_TIME = 4
+# A run start costs 1.4 to 3.6 s of CPU (measured); more at a time than cores would only queue on the processor. Two of
+# these linger nearly all the time, in the backlog and in the delivery of events, and wait for something to do.
+_RUNS_AT_A_TIME = 6
 
 
 async def main() -> None:
@@ -61,6 +63,17 @@ async def main() -> None:
                 limit=2, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
             ),
             description="Work off what webhooks have told; lingers, so that an event waits for a second.",
+        ),
+        await deliver_events.ato_deployment(
+            name="every-minute",
+            tags=["kommo"],
+            # As the backlog: somebody always is there.
+            parameters={"linger": "58s"},
+            schedule=Cron("* * * * *", timezone="UTC"),
+            concurrency_limit=ConcurrencyLimitConfig(
+                limit=2, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+            ),
+            description="Tell the product what has happened; lingers, so that an event waits for a second.",
         ),
         await disconnect_account.ato_deployment(
             name="on-demand", tags=["kommo"], description="Forget an org's tokens."

@@ -10,7 +10,7 @@ from store.database import Database
 from store.tables import metadata
 
 # The audit says that it was done, the outbox still has to tell the product, and the claim only counts.
-_KEPT = frozenset({"connection_audit", "outbox", "refresh_claim"})
+_KEPT = frozenset({"connection_audit", "outbox", "outbox_turn", "refresh_claim"})
 
 
 async def purge_org(db: Database, org: str, *, now: datetime) -> dict[str, int]:

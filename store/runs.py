@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from store.database import Database
 from store.errors import UnknownRunError
 from store.kinds import find_kind
+from store.outbox import OutboxEvent, add_events
 from store.tables import Snapshot, SyncRun, table_of
 from store.types import clean_text
 
@@ -132,6 +133,7 @@ async def finish_run(
     requests: int = 0,
     reason: str | None = None,
     *,
+    events: Sequence[OutboxEvent] = (),
     now: datetime,
 ) -> None:
     """Record a run's end. A run that was given up as abandoned but does come back is believed.
@@ -142,6 +144,7 @@ async def finish_run(
         state: `completed` or `failed`.
         requests: how many requests it sent to Kommo.
         reason: why it failed, a sentence without secrets.
+        events: what to tell the product, in the same transaction.
         now: the present time.
 
     Raises:
@@ -152,6 +155,7 @@ async def finish_run(
         found = await connection.execute(update(_RUN).where(_RUN.c.run_id == run_id).values(values))
         if found.rowcount == 0:
             raise _unknown(run_id)
+        await add_events(connection, events, now)
 
 
 async def fail_snapshot(

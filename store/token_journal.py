@@ -180,6 +180,7 @@ async def promote(
     scopes: Sequence[str] | None = None,
     now: datetime,
     recovered: Sequence[OutboxEvent] = (),
+    refreshed: Sequence[OutboxEvent] = (),
 ) -> Promotion:
     """Make a journalled pair the connection's current one, unless it has a newer one.
 
@@ -195,6 +196,7 @@ async def promote(
         scopes: what the token may do; None leaves what is known.
         now: the present time.
         recovered: events, written if this ends `reauthorization_required`: the product had been told of that.
+        refreshed: events, written if the connection had another pair before.
     """
     async with db.begin() as connection:
         row = (await connection.execute(_locking(org))).mappings().first()
@@ -235,6 +237,8 @@ async def promote(
         await connection.execute(update(_CONNECTION).where(_CONNECTION.c.org == org).values(facts))
         if row["state"] == ConnectionState.REAUTHORIZATION_REQUIRED:
             await add_events(connection, recovered, now)
+        if before is not None and before != fingerprint:
+            await add_events(connection, refreshed, now)
         return Promotion.PROMOTED
 
 

@@ -15,7 +15,7 @@ from store.connections import (
 from store.database import Database
 from store.errors import StoreError, UnknownConnectionError
 from tasks.errors import DataPlaneError, RefreshFailedError, place_of, sentence_of
-from tasks.outbox import integration_error
+from tasks.outbox import reauthorization_required
 
 FIRST_PAUSE = 5.0
 """Seconds of the first rest after trouble that may pass by itself; doubled while it lasts."""
@@ -102,7 +102,7 @@ async def _note(
                 reason_code="token_refused",
                 serial=serial,
                 was=was,
-                events=[integration_error(org, "token_refused", reason)],
+                events=reauthorization_required(org, "token_refused", reason, connection.host),
                 now=now,
             )
     elif connection.state == ConnectionState.CONNECTED:

@@ -5,10 +5,11 @@ from datetime import datetime
 from store.connections import PAIR, ConnectionState, get_connection, note_sync, set_state
 from store.drift import changes_of_run
 from store.kinds import KINDS
+from store.outbox import OutboxEvent
 from store.runs import finish_run
 from store.snapshots import Saved
 from tasks.errors import connection_state_after, sentence_of
-from tasks.outbox import integration_error
+from tasks.outbox import drift_detected, drift_facts, reauthorization_required, sync_ended
 from tasks.reports import KindReport, SyncReport
 from tasks.scopes import KINDS_OF_GROUP, Group, Scope
 from tasks.session import SyncSession
@@ -67,7 +68,7 @@ async def _settle_state(session: SyncSession, states: set[str], reason: str | No
                 reason,
                 reason_code="token_refused",
                 serial=serial,
-                events=[integration_error(session.org, "token_refused", reason or "")],
+                events=reauthorization_required(session.org, "token_refused", reason or "", connection.host),
                 now=now,
             )
     elif connection.token_kind == PAIR and (
@@ -93,24 +94,11 @@ async def conclude_sync(session: SyncSession, scope: Scope, outcomes: Outcomes) 
     failures = {group: outcome for group, outcome in outcomes.items() if isinstance(outcome, Exception)}
     reason = _reason(failures) if failures else None
     now = session.clock.now()
-    state = "failed" if failures else "completed"
-    await finish_run(
-        session.database,
-        session.run_id,
-        state=state,
-        requests=session.client.requests_sent,
-        reason=reason,
-        now=now,
-    )
-    states = {after for error in failures.values() if (after := connection_state_after(error))}
-    await _settle_state(session, states, reason, now)
-    if not failures:
-        await note_sync(session.database, session.org, session.run_id, now=now)
-    return SyncReport(
+    report = SyncReport(
         org=session.org,
         scope=scope.value,
         run_id=session.run_id,
-        state=state,
+        state="failed" if failures else "completed",
         reason=reason,
         requests=session.client.requests_sent,
         retries=session.client.retries,
@@ -118,3 +106,26 @@ async def conclude_sync(session: SyncSession, scope: Scope, outcomes: Outcomes) 
         kinds=_kind_reports(outcomes),
         drift=await changes_of_run(session.database, session.run_id),
     )
+    await finish_run(
+        session.database,
+        session.run_id,
+        state=report.state,
+        requests=report.requests,
+        reason=reason,
+        events=_told(report),
+        now=now,
+    )
+    states = {after for error in failures.values() if (after := connection_state_after(error))}
+    await _settle_state(session, states, reason, now)
+    if not failures:
+        await note_sync(session.database, session.org, session.run_id, now=now)
+    return report
+
+
+def _told(report: SyncReport) -> list[OutboxEvent]:
+    """What the product is told of the sync: that it ended, and what has changed in the CRM's set-up."""
+    events = [sync_ended(report.org, report.run_id, report.state, report.facts())]
+    if report.drift.changes:
+        facts = report.facts() | drift_facts(report.drift)
+        events.append(drift_detected(report.org, report.run_id, facts))
+    return events

@@ -35,6 +35,18 @@ class AppIncompleteError(DataPlaneError):
     block_unread: bool = False
 
 
+class EventsSetupError(DataPlaneError):
+    """The product's address for events, or the secret that signs them, is missing or is not one."""
+
+
+class EventNotTakenError(DataPlaneError):
+    """The product did not take the event with which its address was tried."""
+
+
+class EventsGoneError(DataPlaneError):
+    """The product's address for events says that it is gone; nothing more is sent to it."""
+
+
 class KeysFromEnvironmentError(DataPlaneError):
     """The sealing keys are set in the environment, where this program cannot change them."""
 

@@ -8,6 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 UNKNOWN = "kommo.event.unknown"
+TEST = "kommo.test"
+"""What `kommo events test` sends; it is never in the outbox."""
+
+CONNECTIONS = (
+    "integration_connected",
+    "integration_error",
+    "integration_disconnected",
+    "kommo.connection.refreshed",
+    "kommo.connection.reauthorization_required",
+    "kommo.connection.moved",
+)
+SYNCS = ("kommo.sync.completed", "kommo.sync.failed", "kommo.drift.detected")
+ACTIONS = ("kommo.action.confirmed", "kommo.action.failed", "kommo.action.unknown")
 
 NOUNS: Mapping[str, str] = {
     "leads": "lead",
@@ -54,6 +67,15 @@ _VERBS: Mapping[str, Mapping[str, str]] = {
         "decline": "declined",
     },
 }
+
+
+def every_type() -> frozenset[str]:
+    """Every type that the product may be told, but that of the test."""
+    webhooks = {type_of(NOUNS[entity], verb) for entity, verbs in _VERBS.items() for verb in verbs.values()}
+    # What the API says of what is read from it, whether or not a webhook told it.
+    read = {type_of(NOUNS[entity], verb) for entity in READ for verb in ("missing", "responsible_changed")}
+    alone = {UNKNOWN, "kommo.message.received", "kommo.message.sent", "kommo.task.completed"}
+    return frozenset(webhooks | read | alone | {*CONNECTIONS, *SYNCS, *ACTIONS})
 
 
 def type_of(noun: str, verb: str) -> str:

@@ -1,13 +1,12 @@
 """The task that shows a finished sync: artifacts where a person looks, events where a machine does."""
 
-from dataclasses import asdict
-
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from store.drift import drift_markdown
 from tasks.events import emit_org_event
+from tasks.outbox import drift_facts
 from tasks.reports import SyncReport
 
 
@@ -30,7 +29,7 @@ async def publish_sync_report(report: SyncReport) -> None:
         key=f"kommo-sync-{report.org}",
         description=report.summary() if report.state == "completed" else f"**Failed.** {report.reason}",
     )
-    facts = report.model_dump(include={"org", "scope", "run_id", "state", "reason", "requests", "seconds"})
+    facts = report.facts()
     emit_org_event(f"kommo.sync.{report.state}", report.org, facts)
     if report.drift.changes:
         await acreate_markdown_artifact(
@@ -38,14 +37,4 @@ async def publish_sync_report(report: SyncReport) -> None:
             key=f"kommo-drift-{report.org}",
             description=f"{len(report.drift.changes)} changes in {report.org}, {report.breaking} of them breaking",
         )
-        emit_org_event(
-            "kommo.drift.detected",
-            report.org,
-            {
-                **facts,
-                "changes": len(report.drift.changes),
-                "breaking": report.breaking,
-                # An event has a size limit; the whole list is in the store (`kommo snapshot diff`).
-                "first": [asdict(change) for change in report.drift.changes[:20]],
-            },
-        )
+        emit_org_event("kommo.drift.detected", report.org, facts | drift_facts(report.drift))

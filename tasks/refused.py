@@ -15,7 +15,7 @@ from store.token_journal import mark_dead
 from tasks.attempt import Attempt, Refreshed, pointer_seen
 from tasks.calling import Caller
 from tasks.errors import ReauthorizationRequiredError, RefreshFailedError, RefreshUnknownError
-from tasks.outbox import integration_error
+from tasks.outbox import connection_moved, reauthorization_required
 from tasks.vault import HeldPair
 
 _SERIOUS = frozenset({Verdict.FINAL, Verdict.MAYBE_MOVED})
@@ -99,6 +99,7 @@ class Refusals:
             connection.org,
             address.host.name,
             address.subdomain,
+            events=[connection_moved(connection.org, address.host.name, held.host)],
             now=self._caller.clock.now(),
         )
         pair = await self._caller.call_and_repeat(attempt, replace(held, host=address.host.name))
@@ -122,7 +123,7 @@ class Refusals:
             reason_code=code,
             seen=pointer_seen(connection, held),
             serial=connection.token_serial,
-            events=[integration_error(connection.org, code, reason)],
+            events=reauthorization_required(connection.org, code, reason, held.host),
             next_refresh_at=None,
             now=self._caller.clock.now(),
         )

@@ -1,6 +1,6 @@
 """What a sync has to say: one report for the flow's answer, the artifact, the event and the command line."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -44,6 +44,10 @@ class SyncReport(BaseModel):
     def breaking(self) -> int:
         """How many changes break a consumer."""
         return self.drift.counts()["breaking"]
+
+    def facts(self) -> dict[str, Any]:
+        """What is told of it, to the product and to automations alike."""
+        return self.model_dump(include={"org", "scope", "run_id", "state", "reason", "requests", "seconds"})
 
     def summary(self) -> str:
         """One line for a log, an event and the terminal."""

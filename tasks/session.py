@@ -26,6 +26,7 @@ from tasks.credentials import PrefectBlocks
 from tasks.errors import NotConnectedError, sentence_of
 from tasks.events import emit_org_event
 from tasks.installation import budget_of, open_database
+from tasks.outbox import sync_ended
 from tasks.refresh import Refresher
 from tasks.scopes import Scope
 from tasks.tokens import RefreshingToken
@@ -40,6 +41,7 @@ class SyncSession:
 
     Args:
         org: the product's tenant.
+        scope: what is to be read.
         connection: what the store knows about the org's connection; no secrets.
         client: an open client for the account.
         database: an open database.
@@ -51,6 +53,7 @@ class SyncSession:
         self,
         *,
         org: str,
+        scope: Scope,
         connection: ConnectionRecord,
         client: KommoClient,
         database: Database,
@@ -58,6 +61,7 @@ class SyncSession:
         clock: Clock,
     ) -> None:
         self.org = org
+        self.scope = scope
         self.connection = connection
         self.client = client
         self.database = database
@@ -163,7 +167,13 @@ async def open_sync_session(
         async with open_client(database, connection, settings, clock) as client:
             run_id = await begin_run(database, org, scope.value, flow_run.get_id(), now=clock.now())
             session = SyncSession(
-                org=org, connection=connection, client=client, database=database, run_id=run_id, clock=clock
+                org=org,
+                scope=scope,
+                connection=connection,
+                client=client,
+                database=database,
+                run_id=run_id,
+                clock=clock,
             )
             try:
                 yield session
@@ -175,8 +185,25 @@ async def open_sync_session(
 
 async def _give_up(session: SyncSession, error: BaseException) -> None:
     reason = "The run was cancelled." if isinstance(error, asyncio.CancelledError) else sentence_of(error)
-    requests = session.client.requests_sent
-    await finish_run(session.database, session.run_id, "failed", requests, reason, now=session.clock.now())
+    requests, now = session.client.requests_sent, session.clock.now()
+    facts = {
+        "org": session.org,
+        "scope": session.scope.value,
+        "run_id": session.run_id,
+        "state": "failed",
+        "reason": reason,
+        "requests": requests,
+        "seconds": round((now - session.started_at).total_seconds(), 3),
+    }
+    await finish_run(
+        session.database,
+        session.run_id,
+        "failed",
+        requests,
+        reason,
+        events=[sync_ended(session.org, session.run_id, "failed", facts)],
+        now=now,
+    )
 
 
 async def find_connection(database: Database, org: str) -> ConnectionRecord:

@@ -26,7 +26,7 @@ from store.sealing import Sealer
 from store.token_journal import Edge, JournalRow, Promotion, append_pair, chain, forget, get_pair, promote
 from tasks.credentials import ConnectionBlocks
 from tasks.errors import BlocksUnavailableError, NotConnectedError, PairNotSavedError, sentence_of
-from tasks.outbox import integration_connected
+from tasks.outbox import connection_refreshed, integration_connected
 from tasks.patience import within
 
 KEEP_TRYING_SECONDS = 900.0
@@ -238,6 +238,7 @@ class Vault:
             host=held.host,
             scopes=read_claims(held.access_token).scopes,
             recovered=[integration_connected(connection.org, connection.account_id, connection.account_name)],
+            refreshed=[connection_refreshed(connection.org, held.host, held.expires_at, held.fingerprint)],
             now=self._clock.now(),
         )
 

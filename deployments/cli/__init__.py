@@ -73,6 +73,21 @@ def build_app() -> App:
         help="Compare an org's webhooks with Kommo, and repair.",
     )
     app.command(webhooks)
+    events = App(
+        name="events", help="What the product is told: what waits, what was given up, telling it again."
+    )
+    events.command("deployments.cli.events:show", name="list", help="Events, and how their delivery stands.")
+    events.command("deployments.cli.events:dead", name="dead", help="Events that were given up, and why.")
+    events.command(
+        "deployments.cli.events:replay", name="replay", help="Tell events again, under the same ids."
+    )
+    events.command(
+        "deployments.cli.events:deliver", name="deliver", help="Tell the product what is due, once."
+    )
+    events.command(
+        "deployments.cli.events:trial", name="test", help="Try the product's address with one signed event."
+    )
+    app.command(events)
     snapshot = App(
         name="snapshot", help="Look at what was read: now, at any time, and what changed between runs."
     )

@@ -16,7 +16,7 @@ from store.tables.crm import (
     TaskType,
 )
 from store.tables.inbox import BacklogTurnRow, WebhookDeliveryRow, WebhookEventRow, WebhookKeyRow
-from store.tables.outbox import ConnectionAuditRow, OutboxRow
+from store.tables.outbox import ConnectionAuditRow, OutboxEndpointRow, OutboxRow, OutboxTurnRow
 from store.tables.records import RecordRow, WebhookCompletenessRow, WebhookSubscriptionRow
 from store.tables.runs import Snapshot, SnapshotHead, SyncRun
 from store.tables.tokens import RefreshClaimRow, TokenJournalRow
@@ -33,7 +33,9 @@ __all__ = [
     "CustomFieldEnum",
     "LossReason",
     "OAuthStateRow",
+    "OutboxEndpointRow",
     "OutboxRow",
+    "OutboxTurnRow",
     "Pipeline",
     "PipelineStatus",
     "RateBudgetRow",

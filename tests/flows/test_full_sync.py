@@ -11,6 +11,7 @@ from flows.full_sync import full_crm_sync
 from kommo.errors import KommoError
 from sandbox import running_sandbox
 from store.connections import get_connection
+from store.outbox import list_outbox
 from store.snapshots import read_snapshot
 from tasks.connect import connect_with_token
 from tasks.errors import FleetSyncFailedError, NotConnectedError, SyncFailedError, WrongAccountError
@@ -67,6 +68,10 @@ async def test_s3_an_unchanged_sync_writes_nothing_and_a_renamed_stage_exactly_o
     [change] = renamed.drift.changes
     assert (change.kind, change.change, change.name) == ("statuses", "renamed", "Paid")
     async with open_database(installation) as database:
+        told = [one for one in await list_outbox(database, org="acme") if one.type != "integration_connected"]
+        assert [one.type for one in told] == [*["kommo.sync.completed"] * 3, "kommo.drift.detected"]
+        assert {one.payload["run_id"] for one in told[2:]} == {renamed.run_id}
+        assert told[3].payload["first"][0]["name"] == "Paid"
         then = await read_snapshot(database, "acme", "statuses", at=before, nested=False)
         now = await read_snapshot(database, "acme", "statuses", nested=False)
     assert "Paid" not in {item["name"] for item in then.items}

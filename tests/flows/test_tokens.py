@@ -107,8 +107,8 @@ async def test_a_consent_becomes_a_connection_with_its_first_snapshot(
         held = await held_by(database)
         assert block.refresh_token == held.refresh_token
         assert works(kommo, held)
-        [told] = await list_outbox(database, org="acme")
-        assert told.type == "integration_connected"
+        [told, synced] = await list_outbox(database, org="acme")
+        assert (told.type, synced.type) == ("integration_connected", "kommo.sync.completed")
         assert told.payload["account_id"] == kommo.account("acme").id
 
 
@@ -172,6 +172,8 @@ async def test_t4_a_removed_integration_asks_for_a_person_and_a_sync_does_not_un
         assert [event.type for event in await list_outbox(database, org="acme")] == [
             "integration_connected",
             "integration_error",
+            "kommo.connection.reauthorization_required",
+            "kommo.sync.failed",
         ]
         again = await consent(kommo, database)
         assert again.state == "connected"

@@ -90,6 +90,7 @@ async def test_a_refresh_tells_what_happened_and_moves_the_end(here: Installatio
         await refresher.fresh("acme")
     after = await get_connection(here.database, "acme")
     assert [(event, org) for event, org, _ in heard] == [("kommo.connection.refreshed", "acme")]
+    assert [one.type for one in await list_outbox(here.database)] == ["kommo.connection.refreshed"]
     assert before.expires_at is not None
     assert after.expires_at is not None
     assert after.expires_at > before.expires_at + timedelta(hours=24)
@@ -200,7 +201,7 @@ async def test_t4_temporary_faults_never_end_a_connection(
         found = await refresher.fresh("acme")
     assert works(kommo, found.pair)
     assert await state_of(here) == ("connected", None)
-    assert await list_outbox(here.database, org="acme") == []
+    assert [one.type for one in await list_outbox(here.database)] == ["kommo.connection.refreshed"]
 
 
 async def test_r2_a_refresh_that_was_too_fast_waits_and_is_done_in_the_same_run(
@@ -227,9 +228,11 @@ async def test_t4_a_revoked_token_asks_for_a_person_once(here: Installation, kom
             with pytest.raises(ReauthorizationRequiredError, match="Authorize the account again"):
                 await refresher.fresh("acme")
     assert await state_of(here) == ("reauthorization_required", "token_refused")
-    [told] = await list_outbox(here.database, org="acme")
-    assert told.type == "integration_error"
-    assert told.payload["reason"] == "token_refused"
+    told = await list_outbox(here.database, org="acme")
+    assert [(one.type, one.payload["reason"]) for one in told] == [
+        ("integration_error", "token_refused"),
+        ("kommo.connection.reauthorization_required", "token_refused"),
+    ]
     assert heard[0] == "kommo.connection.reauthorization_required"
 
 
@@ -264,6 +267,9 @@ async def test_a_moved_account_is_followed(here: Installation, kommo: Sandbox) -
     )
     assert after.state == "connected"
     assert ("kommo.connection.moved", "acme") in [(event, org) for event, org, _ in heard]
+    told = await list_outbox(here.database, org="acme")
+    assert [one.type for one in told] == ["kommo.connection.moved", "kommo.connection.refreshed"]
+    assert told[0].payload["moved_from"] != told[0].payload["host"] == told[1].payload["host"]
     assert works(kommo, found.pair)
 
 

@@ -1,0 +1,325 @@
+"""Telling the product: an org's events are told by one run at a time, and marked by it.
+
+As in the backlog (`store.backlog`), a run takes an org for a turn, with a deadline and a serial. A run that was held
+up, and whose org another one has taken since, can mark nothing any more. What keeps the order is not the turn, though,
+but that nobody sends an event before the one ahead of it, of the same subject, was taken by the product or is marked as
+dead: a run that comes back from a long stop can only repeat what was told already.
+"""
+
+import time
+import zlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    and_,
+    case,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from store.database import Database, insert_on
+from store.dbclock import SecondsClock, clock_expression
+from store.outbox import DELIVERED, OutboxRecord
+from store.rows import given_rows
+from store.tables import OutboxRow, OutboxTurnRow, table_of
+from store.types import CleanText, EpochSeconds, UTCDateTime
+
+_TABLE = table_of(OutboxRow)
+_TURN = table_of(OutboxTurnRow)
+# Written out, not a parameter: the database must see that the partial indexes fit.
+_IS_PENDING = _TABLE.c.state == literal_column("'pending'")
+
+LONGEST_TURN = 600.0
+"""Seconds; a turn that ends later than this from now was taken before the machine's clock was set back."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxTurn:
+    """An org that was taken; `serial` grows with every turn of this org."""
+
+    org: str
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What came of one attempt.
+
+    Attributes:
+        id: the event's row.
+        org: whose it is.
+        state: `delivered`, `pending` for another attempt, or `dead`.
+        counted: whether it counts as an attempt.
+        retry_at: when to try again, if it is pending.
+        reason: why it failed, a sentence without secrets.
+    """
+
+    id: int
+    org: str
+    state: str
+    counted: bool = True
+    retry_at: datetime | None = None
+    reason: str | None = None
+
+
+async def take_outbox_turns(
+    db: Database,
+    owner: str,
+    seconds: float,
+    *,
+    limit: int,
+    orgs: Sequence[str] | None = None,
+    shard: tuple[int, int] | None = None,
+    moment: datetime,
+    now: SecondsClock = time.time,
+) -> list[OutboxTurn]:
+    """Take orgs with something due that nobody else has, first those that were served longest ago.
+
+    Args:
+        db: the store.
+        owner: a name that no other run has.
+        seconds: how long the turns last unless they are kept up, at most LONGEST_TURN.
+        limit: at most so many.
+        orgs: only some of these.
+        shard: (number, of how many): only orgs that fall to this part.
+        moment: the present time, for what is due.
+        now: seconds since 1970, used on SQLite for the turns.
+
+    Raises:
+        ValueError: `seconds` is out of range.
+    """
+    if not 0 < seconds <= LONGEST_TURN:
+        raise ValueError(f"A turn lasts for more than 0 and at most {LONGEST_TURN:.0f} seconds.")
+    # Looked for first, in a reading transaction: who finds nothing does not disturb those who write.
+    async with db.read() as connection:
+        waiting = await _waiting_orgs(connection, orgs, moment, now)
+    if shard is not None:
+        waiting = [org for org in waiting if zlib.crc32(org.encode()) % shard[1] == shard[0]]
+    if not waiting:
+        return []
+    async with db.begin() as connection:
+        given = given_rows(connection, {"org": CleanText}, [(org,) for org in sorted(waiting[:limit])])
+        await _make_rows(connection, given)
+        clock = clock_expression(connection, now)
+        free = (
+            select(_TURN.c.org)
+            .where(_TURN.c.org.in_(select(given.c.org)), _is_free(clock))
+            .order_by(_TURN.c.org)
+            .with_for_update(skip_locked=True)
+        )
+        found = list((await connection.execute(free)).scalars())
+        if not found:
+            return []
+        taken = await connection.execute(
+            update(_TURN)
+            .where(_TURN.c.org.in_(found))
+            .values(
+                owner=owner,
+                until=clock + literal(seconds, EpochSeconds()),
+                serial=_TURN.c.serial + 1,
+                served_at=clock,
+            )
+            .returning(_TURN.c.org, _TURN.c.serial)
+        )
+        return [OutboxTurn(*row) for row in taken]
+
+
+async def end_outbox_turns(db: Database, owner: str, turns: Sequence[OutboxTurn]) -> None:
+    """Give turns back; those that were lost before are left alone."""
+    if not turns:
+        return
+    async with db.begin() as connection:
+        given = _given_turns(connection, turns)
+        await connection.execute(update(_TURN).where(_mine(owner, given)).values(until=0.0))
+
+
+async def due_outbox(
+    db: Database, org: str, *, limit: int, busy: Collection[str] = (), moment: datetime
+) -> list[OutboxRecord]:
+    """An org's events that may be told now, oldest first: of each subject the first ones, in their order.
+
+    Args:
+        db: the store.
+        org: the product's tenant.
+        limit: at most so many.
+        busy: subjects that are left out, because somebody is telling their events.
+        moment: the present time.
+    """
+    query = (
+        select(_TABLE)
+        .where(_TABLE.c.org == org, _IS_PENDING, _is_not_held(moment))
+        .order_by(_TABLE.c.id)
+        .limit(limit)
+    )
+    async with db.read() as connection:
+        if busy:
+            given = given_rows(connection, {"subject": CleanText}, [(subject,) for subject in busy])
+            query = query.where(_TABLE.c.subject.not_in(select(given.c.subject)))
+        return [OutboxRecord(*row) for row in await connection.execute(query)]
+
+
+async def mark_outbox(
+    db: Database,
+    owner: str,
+    turns: Sequence[OutboxTurn],
+    marks: Sequence[Mark],
+    seconds: float,
+    *,
+    moment: datetime,
+    now: SecondsClock = time.time,
+) -> set[str]:
+    """Write down what came of attempts, and keep the turns up, in one transaction.
+
+    Args:
+        db: the store.
+        owner: whose turns these are.
+        turns: all that this run has.
+        marks: of events of these orgs.
+        seconds: how long the turns last from now on.
+        moment: the present time.
+        now: seconds since 1970, used on SQLite for the turns.
+
+    Returns:
+        The orgs whose turns this run still has. Of the others nothing was marked.
+    """
+    async with db.begin() as connection:
+        given = _given_turns(connection, turns)
+        kept = await connection.execute(
+            update(_TURN)
+            .where(_mine(owner, given))
+            .values(until=clock_expression(connection, now) + literal(seconds, EpochSeconds()))
+            .returning(_TURN.c.org)
+        )
+        still = set(kept.scalars())
+        rows = [
+            (one.id, one.state, int(one.counted), one.retry_at, one.reason)
+            for one in marks
+            if one.org in still
+        ]
+        if rows:
+            await _write_marks(connection, rows, moment)
+        return still
+
+
+async def _write_marks(
+    connection: AsyncConnection, rows: Sequence[tuple[object, ...]], moment: datetime
+) -> None:
+    types = {
+        "id": BigInteger,
+        "state": CleanText,
+        "counted": BigInteger,
+        "retry_at": UTCDateTime,
+        "reason": CleanText,
+    }
+    given = given_rows(connection, types, rows)
+    is_delivered = given.c.state == DELIVERED
+    await connection.execute(
+        update(_TABLE)
+        .where(_TABLE.c.id == given.c.id, _TABLE.c.state == literal("pending"))
+        .values(
+            state=given.c.state,
+            attempts=_TABLE.c.attempts + given.c.counted,
+            next_attempt_at=given.c.retry_at,
+            delivered_at=case((is_delivered, literal(moment, UTCDateTime()))),
+            last_error=given.c.reason,
+        )
+    )
+
+
+async def _make_rows(connection: AsyncConnection, given: FromClause) -> None:
+    await connection.execute(
+        insert_on(connection, _TURN)
+        .from_select(
+            ["org", "owner", "until", "served_at"],
+            select(given.c.org, literal(""), *(literal(0.0, EpochSeconds()) for _ in range(2))).where(
+                ~select(_TURN.c.org).where(_TURN.c.org == given.c.org).exists()
+            ),
+            include_defaults=False,
+        )
+        .on_conflict_do_nothing(index_elements=["org"])
+    )
+
+
+async def _waiting_orgs(
+    connection: AsyncConnection, orgs: Sequence[str] | None, moment: datetime, now: SecondsClock
+) -> list[str]:
+    """Orgs with something due that nobody tells, those that were served longest ago first.
+
+    It goes from one org to the next through the index, so that it costs what orgs are waiting, not what events are.
+    """
+    clock = clock_expression(connection, now)
+    waiting = select(func.min(_TABLE.c.org).label("org")).where(_IS_PENDING).cte("waiting", recursive=True)
+    later = _TABLE.alias("later")
+    following = (
+        select(func.min(later.c.org))
+        .where(later.c.state == literal_column("'pending'"), later.c.org > waiting.c.org)
+        .scalar_subquery()
+    )
+    waiting = waiting.union_all(select(following).where(waiting.c.org.is_not(None)))
+    due = (
+        select(_TABLE.c.id)
+        .where(_TABLE.c.org == waiting.c.org, _IS_PENDING, _is_not_held(moment))
+        .limit(1)
+        .scalar_subquery()
+        .is_not(None)
+    )
+    query = (
+        select(waiting.c.org)
+        .join(_TURN, _TURN.c.org == waiting.c.org, isouter=True)
+        .where(waiting.c.org.is_not(None), or_(_TURN.c.org.is_(None), _is_free(clock)), due)
+        .order_by(func.coalesce(_TURN.c.served_at, 0.0), waiting.c.org)
+    )
+    if orgs is not None:
+        query = query.where(waiting.c.org.in_(list(orgs)))
+    return list((await connection.execute(query)).scalars())
+
+
+def _is_not_held(moment: datetime) -> ColumnElement[bool]:
+    """Whether no event of this one's subject has failed and waits for another attempt.
+
+    Not EXISTS: PostgreSQL would make a join of it, and go through all that waits before it gives the first row. A look
+    into the index for each row that is asked for is right whatever the statistics say.
+    """
+    held = _TABLE.alias("held")
+    return (
+        select(held.c.id)
+        .where(
+            held.c.org == _TABLE.c.org,
+            held.c.subject == _TABLE.c.subject,
+            held.c.state == literal_column("'pending'"),
+            held.c.next_attempt_at.is_not(None),
+            held.c.next_attempt_at > moment,
+        )
+        .limit(1)
+        .scalar_subquery()
+        .is_(None)
+    )
+
+
+def _given_turns(connection: AsyncConnection, turns: Sequence[OutboxTurn]) -> FromClause:
+    return given_rows(
+        connection, {"org": CleanText, "serial": BigInteger}, sorted((one.org, one.serial) for one in turns)
+    )
+
+
+def _mine(owner: str, given: FromClause) -> ColumnElement[bool]:
+    return and_(
+        _TURN.c.owner == owner,
+        tuple_(_TURN.c.org, _TURN.c.serial).in_(select(given.c.org, given.c.serial)),
+    )
+
+
+def _is_free(clock: ColumnElement[float]) -> ColumnElement[bool]:
+    farthest = clock + literal(LONGEST_TURN, EpochSeconds())
+    return or_(_TURN.c.until <= clock, _TURN.c.until > farthest)
