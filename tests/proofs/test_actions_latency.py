@@ -52,7 +52,8 @@ async def test_an_action_waits_for_one_place_of_the_budget_at_most_beside_runnin
     print(  # noqa: T201 - the figures that this proof is about; shown with -s
         f"\n{database_place[0].split(':')[0]}: {len(took)} actions beside {SYNCS} syncs: median "
         f"{statistics.median(seconds) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms; a place is {SPACING * 1000:.0f} ms; "
-        f"requests of the syncs that went first: {before.count(0)} × 0, {before.count(1)} × 1, {sum(n > 1 for n in before)} × more"
+        f"requests of the syncs that went first: none {before.count(0)} times, one {before.count(1)} times, "
+        f"more {sum(number > 1 for number in before)} times"
     )
     assert statistics.median(seconds) < 0.5
     # On a machine that does nothing else none has to; a busy one may let a second request slip in while it is held up.
