@@ -25,6 +25,16 @@ _TEMPORARY = frozenset(
         ErrorKind.TOO_BUSY,
     }
 )
+# What only a person can change, so that a lookup will not work again by itself.
+NO_LOOK = frozenset(
+    {
+        ErrorKind.FORBIDDEN,
+        ErrorKind.PAYMENT_REQUIRED,
+        ErrorKind.NOT_FOUND,
+        ErrorKind.UNAUTHORIZED,
+        ErrorKind.OAUTH_REFUSED,
+    }
+)
 _MESSAGE_REASONS: Mapping[ErrorKind, tuple[str, str]] = {
     ErrorKind.PAYMENT_REQUIRED: (
         "payment_required",

@@ -28,6 +28,7 @@ from tasks.errors import (
     DataPlaneError,
     NotConnectedError,
     ReauthorizationRequiredError,
+    sentence_of,
 )
 from tasks.session import find_connection
 
@@ -38,16 +39,6 @@ _DUE_AGAIN = 1.0
 _OLDEST_UNKNOWN = 2 * 86_400.0
 """Seconds after which an unknown action is not looked up again."""
 _LOOK_SHORTLY = 3_600.0
-# What only a person can change, so that a lookup will not work again by itself.
-_NO_LOOK = frozenset(
-    {
-        ErrorKind.FORBIDDEN,
-        ErrorKind.PAYMENT_REQUIRED,
-        ErrorKind.NOT_FOUND,
-        ErrorKind.UNAUTHORIZED,
-        ErrorKind.OAUTH_REFUSED,
-    }
-)
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +76,10 @@ class Worker:
                     # What was marked as sent is looked up afterwards, whatever the database has kept of it.
                     _log.warning("Actions of %s wait for the database: %s", self._org, error)
                     await session.clock.sleep(session.options.poll)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the action goes on with somebody
+            _log.exception("An action of %s failed; it is taken up again", self._org)
+            for one in self._open.values():
+                one.waits = ("failed", sentence_of(error))
         finally:
             if self._open:
                 await asyncio.shield(self._hand_back())
@@ -294,7 +289,7 @@ class Worker:
         error, session = found.error, self._session
         assert error is not None  # noqa: S101 - it is why we are here
         age = (session.clock.now() - one.held.record.created_at).total_seconds()
-        if error.kind in _NO_LOOK or age > session.options.give_up_after:
+        if error.kind in outcomes.NO_LOOK or age > session.options.give_up_after:
             code = "lookup_forbidden" if error.kind is ErrorKind.FORBIDDEN else "lookup_failed"
             session.clients.forget(self._org)
             due_in = min(_LOOK_SHORTLY, session.options.look_again + age)

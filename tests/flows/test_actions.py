@@ -1,13 +1,18 @@
 """The action flows on a real Prefect engine, with credentials from blocks."""
 
 import pytest
+from pydantic import SecretStr
 
 from blocks.settings import Settings
 from flows.actions import add_note, create_task, send_message, settle_actions, update_deal_field
 from flows.full_sync import full_crm_sync
+from kommo.hosts import parse_host
 from sandbox import Sandbox, running_sandbox
+from sandbox.oauth_pages import callback_url
 from store.actions import ActionState, list_actions
 from tasks.actions import CreateTask, open_action_session, perform
+from tasks.app import require_app
+from tasks.connect import connect_with_code
 from tasks.errors import ActionFailedError, InvalidActionError, NotConnectedError
 from tasks.installation import open_database
 from tests.actions.support import TILL, a_key
@@ -83,3 +88,34 @@ async def test_one_session_serves_many_at_once_and_notices_a_new_token(installat
         made = {one["text"] for one in kommo.account("acme").tasks}
     assert {"Task 0", "Task 2"} <= made
     assert "Task 1" not in made
+
+
+@pytest.mark.seconds(5)
+async def test_an_action_whose_access_token_has_ended_refreshes_it_and_is_done_once(
+    installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del installation  # it is in the environment
+    async with running_sandbox(quiet_config(accounts=1, leads=3, contacts=2, companies=1)) as kommo:
+        known = kommo.world.integration
+        monkeypatch.setenv("KOMMO_CLIENT_ID", known.client_id)
+        monkeypatch.setenv("KOMMO_CLIENT_SECRET", known.client_secret)
+        monkeypatch.setenv("KOMMO_REDIRECT_URI", known.redirect_uri)
+        settings, account = Settings(), kommo.account("acme")
+        url = callback_url(kommo.world, known, account, "")
+        code = SecretStr(url.partition("code=")[2].partition("&")[0])
+        async with open_database(settings) as database:
+            host = parse_host(account.host, allow_loopback=True)
+            await connect_with_code(
+                "acme", host, code, settings, database=database, app=await require_app(settings)
+            )
+        await full_crm_sync("acme")
+        long_lived = {kommo.accounts[0].admin_token, kommo.accounts[0].plain_token}
+        async with open_action_session(settings) as session:
+            for number in range(2):
+                ended = kommo.world.tokens.revoke(account.id, lambda one: one.value not in long_lived)
+                assert ended == 1
+                wish = CreateTask(text=f"Task {number}", complete_till=TILL)
+                record = await perform(session, "acme", wish, a_key())
+                assert record.state is ActionState.CONFIRMED, record.reason
+        made = [one["text"] for one in account.tasks if one["text"].startswith("Task ")]
+    assert made == ["Task 0", "Task 1"]
