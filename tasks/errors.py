@@ -8,6 +8,7 @@ from store.errors import StoreError
 from tasks.reports import FleetReport, SyncReport
 
 if TYPE_CHECKING:
+    from store.actions import ActionRecord
     from tasks.refresh_due import RefreshReport
     from tasks.webhook_health import HealthReport
 
@@ -73,6 +74,31 @@ class RefreshUnknownError(RefreshFailedError):
 
 class ClaimLostError(RefreshFailedError):
     """This process was held up for so long that another one has taken over; nothing was sent."""
+
+
+class InvalidActionError(DataPlaneError):
+    """What was asked for does not fit the org's CRM; nothing was sent, and the sentence names what would fit.
+
+    Args:
+        sentence: What is wrong, and the valid choices.
+        field: The name of the value that is at fault, such as `task_type_id`.
+    """
+
+    def __init__(self, sentence: str, field: str = "") -> None:
+        self.field = field
+        super().__init__(sentence)
+
+
+class IdempotencyConflictError(DataPlaneError):
+    """The idempotency key belongs to another request already; nothing was sent."""
+
+
+class ActionFailedError(DataPlaneError):
+    """An action was not done, or nobody can say whether it was; `record` says how it stands."""
+
+    def __init__(self, record: "ActionRecord") -> None:
+        self.record = record
+        super().__init__(f"The action {record.action_id} ({record.kind}) is {record.state}. {record.reason}")
 
 
 class RefreshRunFailedError(DataPlaneError):
