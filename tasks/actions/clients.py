@@ -90,7 +90,7 @@ class ActionClients:
         account: tuple[object, ...] = (connection.host, connection.account_id, connection.token_kind)
         if connection.token_kind != PAIR:
             # A long-lived token is replaced by connecting again, which a client could not see.
-            account = (*account, connection.updated_at)
+            account = (*account, connection.token_serial)
         lock = self._making.setdefault(org, asyncio.Lock())
         async with lock:
             one = self._open.get(org)

@@ -63,6 +63,7 @@ class Worker:
         self._owner = owner
         self._open = {held.id: Item.of(held) for held in actions}
         self._kept_at = session.clock.monotonic()
+        self._serial: int | None = None
 
     async def work(self) -> None:
         """Work until all are at their end, or the time for it is over; what is left is handed back."""
@@ -88,6 +89,7 @@ class Worker:
         session = self._session
         try:
             connection = await find_connection(session.database, self._org)
+            self._serial = connection.token_serial
             async with session.clients.use(connection) as client:
                 while self._open and session.clock.monotonic() < until:
                     await self._keep()
@@ -239,7 +241,9 @@ class Worker:
         if isinstance(error, KommoError) and error.final and error.kind is not ErrorKind.PAYMENT_REQUIRED:
             self._session.clients.forget(self._org)
             if error.kind is not ErrorKind.FORBIDDEN:  # one function may be forbidden, and all others work
-                await note_trouble(self._session.database, self._org, error, self._session.clock)
+                await note_trouble(
+                    self._session.database, self._org, error, self._session.clock, serial=self._serial
+                )
         await self._conclude(
             [outcomes.failed(one.held, one.plan, outcomes.reason_of(one.plan, error)) for one in items]
         )

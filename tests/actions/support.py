@@ -21,7 +21,7 @@ from store.outbox import OutboxRecord, list_outbox
 from store.snapshots import begin_run, save_snapshot
 from tasks.actions import ActionSession, CreateTask, Options
 from tasks.readers import read_group
-from tasks.scopes import Group
+from tasks.scopes import Group, Scope
 from tasks.session import SyncSession
 
 FAST = Options(
@@ -127,6 +127,7 @@ async def _read(
             client=client,
             database=database,
             run_id=run_id,
+            scope=Scope.ALL,
             clock=SystemClock(),
         )
         groups = [await read_group(session, group) for group in Group]
