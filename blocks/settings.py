@@ -58,6 +58,14 @@ class Settings(BaseSettings):
         default="",
         description="Public address of the gateway, to which Kommo sends webhooks; by default APP_URL.",
     )
+    key_requests_per_second: float = Field(
+        default=50.0,
+        gt=0,
+        description="Requests a second that the gateway takes from each of the product's keys, in each process.",
+    )
+    key_burst: int = Field(
+        default=100, ge=1, description="Requests that one of the product's keys may make at once."
+    )
     app_url: str = Field(
         default="",
         validation_alias=AliasChoices("APP_URL", "NEXT_PUBLIC_APP_URL"),

@@ -14,7 +14,10 @@ from gateway.answers import Refusal
 from gateway.background import Background
 from gateway.first_sync import start_first_sync
 from gateway.intake import Capacity
+from gateway.metrics import Metrics
+from gateway.rates import Rates
 from gateway.remembered import LookupBusyError
+from gateway.syncs import Syncs
 from gateway.webhooks import WebhookDoors, open_doors
 from kommo.clock import Clock, SystemClock
 from store.connections import ConnectionRecord
@@ -43,6 +46,9 @@ class Services:
         clock: Source of time.
         first_sync: Has a new connection's account read; may take its time.
         background: Work that goes on after an answer.
+        rates: How often each key may ask.
+        metrics: What is counted.
+        syncs: Syncs that callers have asked for.
     """
 
     settings: Settings
@@ -50,12 +56,21 @@ class Services:
     clock: Clock = field(default_factory=SystemClock)
     first_sync: FirstSync = start_first_sync
     background: Background = field(default_factory=Background)
+    rates: Rates = field(init=False)
+    metrics: Metrics = field(init=False)
+    syncs: Syncs = field(init=False)
     _webhooks: WebhookDoors | None = field(default=None, repr=False)
     _app: KommoApp | None = field(default=None, repr=False)
     _fresh_until: float = field(default=0.0, repr=False)
     _found_secret: SecretStr = field(default=SecretStr(""), repr=False)
     _found_until: float = field(default=float("-inf"), repr=False)
     _loading: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.rates = Rates(self.clock, settings.key_requests_per_second, settings.key_burst)
+        self.metrics = Metrics(self.database, self.clock)
+        self.syncs = Syncs(self.database, self.background, self.clock)
 
     @property
     def webhooks(self) -> WebhookDoors:
