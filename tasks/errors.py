@@ -62,6 +62,23 @@ class ClaimLostError(RefreshFailedError):
     """This process was held up for so long that another one has taken over; nothing was sent."""
 
 
+class InvalidActionError(DataPlaneError):
+    """What was asked for does not fit the org's CRM; nothing was sent, and the sentence names what would fit.
+
+    Args:
+        sentence: What is wrong, and the valid choices.
+        field: The name of the value that is at fault, such as `task_type_id`.
+    """
+
+    def __init__(self, sentence: str, field: str = "") -> None:
+        self.field = field
+        super().__init__(sentence)
+
+
+class IdempotencyConflictError(DataPlaneError):
+    """The idempotency key belongs to another request already; nothing was sent."""
+
+
 class RefreshRunFailedError(DataPlaneError):
     """Not one of the connections that were due could be refreshed."""
 

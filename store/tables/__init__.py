@@ -1,6 +1,7 @@
 """All tables of the store. Importing this package fills `metadata`: name each new module here."""
 
 from store.tables.access import ApiKeyRow, OAuthStateRow
+from store.tables.actions import ActionRow
 from store.tables.base import StoreModel, Version, metadata, table_of
 from store.tables.budget import RateBudgetRow
 from store.tables.connection import Connection
@@ -23,6 +24,7 @@ from store.tables.tokens import RefreshClaimRow, TokenJournalRow
 
 __all__ = [
     "Account",
+    "ActionRow",
     "ApiKeyRow",
     "BacklogTurnRow",
     "Channel",

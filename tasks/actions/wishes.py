@@ -1,0 +1,124 @@
+"""What can be asked for: the four actions, each as a model that refuses what can be seen to be wrong by itself.
+
+Whether it fits the org's own CRM (fields, users, stages) is seen by `tasks.actions.checking`. Names and shapes: the
+product's (product-contract.md, doors 7 to 9); Kommo's: kommo-api.md §3.4, §3.8, §3.9 and §4.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+
+from store.digest import digest_of
+
+LONGEST_TEXT = 10_000
+"""Characters of a text; Kommo names no limit, channels cut messages at a few thousand."""
+LONGEST_KEY = 200
+"""Characters of an idempotency key."""
+MOST_AT_ONCE = 50
+"""Actions in one request to Kommo [D §2.4: 50 recommended]."""
+_FIRST, _LAST = 946_684_800, 4_102_444_800  # the years 2000 to 2100: milliseconds lie far beyond
+
+
+class ActionKind(StrEnum):
+    """The kinds of actions."""
+
+    SEND_MESSAGE = "send-message"
+    CREATE_TASK = "create-task"
+    UPDATE_DEAL_FIELD = "update-deal-field"
+    ADD_NOTE = "add-note"
+
+
+Id = Annotated[int, Field(ge=1, le=2**53)]
+# A text of spaces only is none; NUL cannot be stored by anybody.
+Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
+IdempotencyKey = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
+"""1 to 200 printable ASCII characters without spaces; a UUID is a good one."""
+
+
+class Wish(BaseModel):
+    """What all actions have in common."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    kind: ClassVar[ActionKind]
+
+    def digest(self) -> str:
+        """What makes two requests the same: a digest of the kind and all values."""
+        return digest_of({"kind": self.kind.value}, self.model_dump(mode="json"))
+
+
+class SendMessage(Wish):
+    """A text for the customer, in the open conversation that belongs to a deal or a contact."""
+
+    kind: ClassVar[ActionKind] = ActionKind.SEND_MESSAGE
+    entity_type: Literal["leads", "contacts"]
+    entity_id: Id
+    text: Text
+    channel: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Only into this channel: its id, name or origin as the channels' snapshot has them.",
+    )
+    as_note: bool = Field(
+        default=False,
+        description="Write an internal note instead. It never reaches the customer, and the result says so.",
+    )
+
+
+class CreateTask(Wish):
+    """A task for a person of the sales team."""
+
+    kind: ClassVar[ActionKind] = ActionKind.CREATE_TASK
+    text: Text
+    complete_till: int = Field(
+        ge=_FIRST, le=_LAST, description="When it is due, in unix seconds (not milliseconds)."
+    )
+    task_type_id: Id = 1
+    responsible_user_id: Id | None = Field(default=None, description="Without one, the token's own user.")
+    entity_id: Id | None = None
+    entity_type: Literal["leads", "contacts", "companies"] | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> "CreateTask":
+        if (self.entity_id is None) != (self.entity_type is None):
+            raise ValueError("Give entity_id and entity_type together, or neither.")
+        return self
+
+
+class UpdateDealField(Wish):
+    """A new value for one field of a deal."""
+
+    kind: ClassVar[ActionKind] = ActionKind.UPDATE_DEAL_FIELD
+    deal_id: Id
+    field_id: Id | Annotated[str, StringConstraints(min_length=1, max_length=200)] = Field(
+        description="A custom field's id or code, or one of the deal's own: name, price, status_id, responsible_user_id."
+    )
+    value: JsonValue = Field(description="In the field's form; null clears a custom field.")
+
+
+class AddNote(Wish):
+    """An internal note; it never reaches the customer."""
+
+    kind: ClassVar[ActionKind] = ActionKind.ADD_NOTE
+    entity_type: Literal["leads", "contacts", "companies"]
+    entity_id: Id
+    text: Text
+
+
+AnyWish = SendMessage | CreateTask | UpdateDealField | AddNote
+WISHES: dict[ActionKind, type[AnyWish]] = {
+    ActionKind.SEND_MESSAGE: SendMessage,
+    ActionKind.CREATE_TASK: CreateTask,
+    ActionKind.UPDATE_DEAL_FIELD: UpdateDealField,
+    ActionKind.ADD_NOTE: AddNote,
+}
+
+
+def wish_of(kind: str, request: dict[str, Any]) -> AnyWish:
+    """The wish that a journal's row holds.
+
+    Raises:
+        ValueError: there is no such kind, or the request is not one of it.
+    """
+    return WISHES[ActionKind(kind)].model_validate(request)
