@@ -37,8 +37,8 @@ class SyncAnswer(BaseModel):
     """The lists that were asked for."""
 
     data: CrmLists
-    stale: list[StalePart] | None = Field(
-        default=None,
+    stale: list[StalePart] = Field(
+        default_factory=list,
         description="Only there if a list could not be read: it is then as it was read before, and named here.",
     )
 

@@ -46,6 +46,22 @@ class Problem(BaseModel):
     )
 
 
+class ActionProblem(Problem):
+    """Why an action was not done, or not asked for."""
+
+    reason_code: str | None = Field(
+        default=None,
+        description="The same as a word for programs; none where the request did not come so far.",
+        examples=["invalid"],
+    )
+    action_id: str | None = Field(
+        default=None, description="The action's id, if it came so far that there is one."
+    )
+    field: str | None = Field(
+        default=None, description="The value that is at fault, if one is.", examples=["task_type_id"]
+    )
+
+
 class Refusal(Exception):  # noqa: N818  it is an answer, not an accident
     """An answer that ends the work on a request.
 
@@ -53,21 +69,35 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not an accident
         status: HTTP status.
         sentence: What went wrong and what to do; never anything that the caller sent.
         headers: Further headers.
+        members: Further members of the problem, for programs; not shown by a door that the product knew before.
     """
 
-    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        sentence: str,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
+    ) -> None:
         self.status = status
         self.sentence = sentence
         self.headers = dict(headers or {})
+        self.members = dict(members or {})
         super().__init__(sentence)
 
 
-def refused(path: str, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def refused(
+    path: str,
+    status: int,
+    sentence: str,
+    headers: Mapping[str, str] | None = None,
+    members: Mapping[str, Any] | None = None,
+) -> JSONResponse:
     """A refusal in the shape that its door has."""
     if path.startswith(SEED_PREFIXES) or path == SIGNED_WEBHOOKS:
         return JSONResponse({"error": sentence}, status, headers)
     problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=sentence)
-    return JSONResponse(problem.model_dump(), status, headers, PROBLEM_TYPE)
+    return JSONResponse(problem.model_dump() | dict(members or {}), status, headers, PROBLEM_TYPE)
 
 
 def seed_errors(**said: tuple[int, str, list[str]]) -> dict[int | str, dict[str, Any]]:
@@ -85,7 +115,16 @@ def seed_errors(**said: tuple[int, str, list[str]]) -> dict[int | str, dict[str,
 
 def problems(**said: tuple[int, str, str]) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entries of a door's problems: each a status, what it means, and an example's detail."""
-    schema = {"$ref": "#/components/schemas/Problem"}
+    return _problems("Problem", said)
+
+
+def action_problems(**said: tuple[int, str, str]) -> dict[int | str, dict[str, Any]]:
+    """The same for a door of actions."""
+    return _problems("ActionProblem", said)
+
+
+def _problems(name: str, said: Mapping[str, tuple[int, str, str]]) -> dict[int | str, dict[str, Any]]:
+    schema = {"$ref": f"#/components/schemas/{name}"}
     return {
         status: {
             "description": meaning,
@@ -160,7 +199,7 @@ def _what_is_invalid(path: str, error: RequestValidationError) -> str:
 async def _answer(request: Request, error: Exception) -> JSONResponse:
     path = request.url.path
     if isinstance(error, Refusal):
-        return refused(path, error.status, error.sentence, error.headers)
+        return refused(path, error.status, error.sentence, error.headers, error.members)
     if isinstance(error, RequestValidationError):
         return refused(path, 400, _what_is_invalid(path, error))
     if isinstance(error, HTTPException):

@@ -69,13 +69,13 @@ class CrmField(BaseModel):
 class CrmLists(BaseModel):
     """The lists that were asked for, and no others."""
 
-    funnels: list[Funnel] | None = Field(default=None, description="For `funnels` and `all`.")
-    channels: list[CrmChannel] | None = Field(default=None, description="For `channels` and `all`.")
-    dealFields: list[CrmField] | None = Field(  # noqa: N815 - the product's word
-        default=None, description="For `fields` and `all`."
+    funnels: list[Funnel] = Field(default_factory=list, description="For `funnels` and `all`.")
+    channels: list[CrmChannel] = Field(default_factory=list, description="For `channels` and `all`.")
+    dealFields: list[CrmField] = Field(  # noqa: N815 - the product's word
+        default_factory=list, description="For `fields` and `all`."
     )
-    contactFields: list[CrmField] | None = Field(  # noqa: N815
-        default=None, description="For `fields` and `all`."
+    contactFields: list[CrmField] = Field(  # noqa: N815
+        default_factory=list, description="For `fields` and `all`."
     )
 
 

@@ -79,12 +79,14 @@ metrics_router = APIRouter(tags=["Health"], route_class=KeyedRoute)
     },
 )
 async def metrics(request: Request, caller: Caller) -> Response:
-    """Counts of this process and of what waits in the installation; no orgs by name. For a key that is for every org:
+    """Counts of this process, and of what waits in the installation; no orgs by name.
 
-    in Prometheus' configuration `authorization: {credentials_file: …}`.
+    For a key that is for every org; in Prometheus' configuration: `authorization: {credentials_file: …}`.
     """
     if caller is None or caller.orgs is not None:
-        raise Refusal(403, "This is for a key that may act for every org: kommo keys api create NAME --all-orgs.")
+        raise Refusal(
+            403, "This is for a key that may act for every org: kommo keys api create NAME --all-orgs."
+        )
     services = services_of(request)
     try:
         text = await services.metrics.text(services.webhooks.intake.totals)

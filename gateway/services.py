@@ -22,6 +22,7 @@ from gateway.webhooks import WebhookDoors, open_doors
 from kommo.clock import Clock, SystemClock
 from store.connections import ConnectionRecord
 from store.database import Database
+from tasks.actions import ActionSession
 from tasks.app import find_app, require_app
 from tasks.errors import AppIncompleteError
 from tasks.installation import open_database
@@ -59,6 +60,7 @@ class Services:
     rates: Rates = field(init=False)
     metrics: Metrics = field(init=False)
     syncs: Syncs = field(init=False)
+    _actions: ActionSession | None = field(default=None, repr=False)
     _webhooks: WebhookDoors | None = field(default=None, repr=False)
     _app: KommoApp | None = field(default=None, repr=False)
     _fresh_until: float = field(default=0.0, repr=False)
@@ -71,6 +73,13 @@ class Services:
         self.rates = Rates(self.clock, settings.key_requests_per_second, settings.key_burst)
         self.metrics = Metrics(self.database, self.clock)
         self.syncs = Syncs(self.database, self.background, self.clock)
+
+    @property
+    def actions(self) -> ActionSession:
+        """What actions are performed with; there while the gateway runs."""
+        if self._actions is None:
+            raise RuntimeError("Actions can be performed only inside `open_services`.")
+        return self._actions
 
     @property
     def webhooks(self) -> WebhookDoors:

@@ -4,7 +4,7 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,7 +33,9 @@ _NEVER = (
     "Nothing of this kind has been read{by}. Have the org synced (POST /api/v1/agents/ID/sync-crm); if it was, "
     "the sync's status says why it failed."
 )
-_UNKNOWN_KIND = f"There is no such kind. Kinds: {', '.join(KINDS)}; the product's words: {', '.join(ALIASES)}."
+_UNKNOWN_KIND = (
+    f"There is no such kind. Kinds: {', '.join(KINDS)}; the product's words: {', '.join(ALIASES)}."
+)
 
 router = APIRouter(tags=["Set-up"], route_class=KeyedRoute)
 Org = Annotated[str, Path(description="The product's tenant.", examples=["acme"])]
@@ -80,7 +82,9 @@ class DriftAnswer(BaseModel):
     org: str
     from_run: str
     to_run: str
-    worst: Severity | None = Field(description="The weight of the weightiest change; None if nothing changed.")
+    worst: Severity | None = Field(
+        description="The weight of the weightiest change; None if nothing changed."
+    )
     counts: dict[str, int] = Field(
         description="How many changes there are of each weight.", examples=[{"breaking": 1}]
     )
@@ -177,6 +181,10 @@ async def snapshot(
         ),
     ] = None,
     raw: Annotated[bool, Query(description="Add Kommo's own object of each item, as `raw`.")] = False,
+    if_none_match: Annotated[
+        str | None,
+        Header(description="The ETag of what you have: if it is what there is, the answer is 304."),
+    ] = None,
 ) -> Response:
     """Everything of one kind, whole: from one reading that was read to its end."""
     org = authorized_org(caller, org)
@@ -188,7 +196,7 @@ async def snapshot(
         raise Refusal(404, _NEVER.format(by=" by that time" if at else " yet"))
     tag = _etag(standing.kind, standing.changed_at, raw=raw)
     headers = {"Cache-Control": "private, no-cache", TAKEN_AT: standing.taken_at.isoformat()}
-    if _matches(request.headers.get("if-none-match"), tag):
+    if _matches(if_none_match, tag):
         return Response(status_code=304, headers=headers | {"ETag": tag, RUN_ID: standing.run_id})
     try:
         view = await read_snapshot(database, org, kind, moment, raw=raw)
@@ -251,7 +259,9 @@ async def drift(
     org: Org,
     from_run: Annotated[
         str | None,
-        Query(alias="from", pattern=_ID, description="The earlier run; by default the one before the later one."),
+        Query(
+            alias="from", pattern=_ID, description="The earlier run; by default the one before the later one."
+        ),
     ] = None,
     to_run: Annotated[
         str | None, Query(alias="to", pattern=_ID, description="The later run; by default the newest.")
@@ -264,7 +274,9 @@ async def drift(
     except NothingToCompareError as error:
         raise Refusal(404, str(error)) from None
     except UnknownRunError:
-        raise Refusal(404, "There is no such run of this org. X-Kommo-Run-Id of an answer names one.") from None
+        raise Refusal(
+            404, "There is no such run of this org. X-Kommo-Run-Id of an answer names one."
+        ) from None
     return DriftAnswer(
         org=found.org,
         from_run=str(found.from_run),

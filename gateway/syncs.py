@@ -219,7 +219,8 @@ class Syncs:
             raise SyncUnavailableError
         self._here.by_scope[org, scope] = local
         local.task.add_done_callback(lambda _: self._ended_here(org, scope, local))
-        await asyncio.wait({local.task, local.began}, return_when=asyncio.FIRST_COMPLETED)
+        both: set[asyncio.Future[Any]] = {local.task, local.began}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if not local.began.done():
             local.began.cancel()
             raise SyncUnavailableError
@@ -233,7 +234,7 @@ class Syncs:
             self._here.by_run.pop(str(local.began.result()), None)
 
     async def _run_here(self, org: str, scope: Scope, local: _Local) -> None:
-        async def began(flow: Any, flow_run: FlowRun, state: Any) -> None:
+        async def began(flow: object, flow_run: FlowRun, state: object) -> None:
             del flow, state
             if not local.began.done():
                 local.began.set_result(flow_run.id)

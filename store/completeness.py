@@ -67,9 +67,7 @@ async def list_completeness(db: Database, org: str, *, limit: int = 100) -> list
         return [Completeness(**row) for row in (await connection.execute(query)).mappings()]
 
 
-async def latest_completeness(
-    db: Database, orgs: Sequence[str] | None = None
-) -> dict[str, Completeness]:
+async def latest_completeness(db: Database, orgs: Sequence[str] | None = None) -> dict[str, Completeness]:
     """The newest comparison of each org, or of each of these."""
     newest = select(func.max(_TABLE.c.id)).group_by(_TABLE.c.org)
     if orgs is not None:

@@ -253,9 +253,7 @@ async def latest_run(db: Database, org: str) -> RunRecord | None:
     return runs[0] if runs else None
 
 
-async def find_run(
-    db: Database, org: str, run_id: str, *, since: datetime | None = None
-) -> RunRecord | None:
+async def find_run(db: Database, org: str, run_id: str, *, since: datetime | None = None) -> RunRecord | None:
     """A run by its own id or by that of its flow run; of a flow run that was tried again, the newest.
 
     Args:
