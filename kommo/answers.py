@@ -35,6 +35,19 @@ SHORTEST_QUIET = 0.25
 """Seconds of quiet after any 429."""
 LONGEST_QUIET = 3600.0
 """Seconds after which we ask again, whatever a 429 says."""
+QUOTA_USED_UP = "the account's quota of messages sent by the API is used up"
+NOT_IN_PLAN = "the account's plan does not have this function"
+SCOPE_MISSING = "the token lacks the scope for it"
+TALK_CLOSED = "the conversation is closed"
+_TOLD: Mapping[tuple[int, str], str] = MappingProxyType(
+    {
+        (402, "Over chat API limit"): QUOTA_USED_UP,
+        (402, "Endpoint not available for current account tariff"): NOT_IN_PLAN,
+        (403, "Invalid scope"): SCOPE_MISSING,
+        (422, "Talk is closed"): TALK_CLOSED,
+    }
+)
+"""What a few of Kommo's sentences say, in our words [D K/send-message-to-conversation]."""
 _UNSAFE = re.compile(r"[^\w.\-\[\]]")
 
 
@@ -85,6 +98,7 @@ def error_from_answer(
         problems=list(_problems(told or {})),
         hint=hint[:200] if isinstance(hint, str) else None,
         retry_after=_seconds((told or {}).get("retry_after")),
+        detail=_TOLD.get((status, str((told or {}).get("detail")))),
     )
 
 

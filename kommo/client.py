@@ -20,7 +20,7 @@ from kommo.clock import Clock, SystemClock
 from kommo.errors import KommoError
 from kommo.hosts import Host
 from kommo.sending import Ask, Sender, data_of, mark_unknown
-from kommo.transport import Json, RawAnswer, Transport
+from kommo.transport import Gate, Json, RawAnswer, Transport
 
 ATTEMPTS = 8
 """How often a read is tried in all; with 30 % of the answers broken, 1 read in 15 000 fails."""
@@ -146,7 +146,7 @@ class KommoClient:
         )
         return await retrying(self._attempt, Ask("GET", self.host, path, params))
 
-    async def write(self, method: str, path: str, json: Json) -> Answer:
+    async def write(self, method: str, path: str, json: Json, *, gate: Gate | None = None) -> Answer:
         """Send a write once (R3).
 
         It is sent a second time in one case only, with a newer token after a 401, which proves that nothing
@@ -156,12 +156,14 @@ class KommoClient:
             method: POST, PATCH or DELETE.
             path: Path, such as ``/api/v4/leads/1``.
             json: The body.
+            gate: Awaited in the turn, right before the first byte; what it raises goes through, and nothing was sent
+                then.
 
         Raises:
             KommoError: ``outcome_unknown`` says that nobody knows whether the write took effect.
         """
         try:
-            return await self._attempt(Ask(method, self.host, path, json=json))
+            return await self._attempt(Ask(method, self.host, path, json=json), gate)
         except KommoError as error:
             mark_unknown(error)
             raise
@@ -191,17 +193,17 @@ class KommoClient:
         """
         return paging.pages(self.get, _resource(resource), params)
 
-    async def _attempt(self, ask: Ask) -> Answer:
+    async def _attempt(self, ask: Ask, gate: Gate | None = None) -> Answer:
         token = await self._token.current()
-        raw = await self._send(ask, token)
+        raw = await self._send(ask, token, gate)
         if raw.status == 401 and (newer := await self._token.refused(token)) is not None:
-            raw = await self._send(ask, newer)
+            raw = await self._send(ask, newer, gate)
         if 200 <= raw.status < 300:
             return Answer(raw.status, data_of(ask, raw), raw.request_id)
         raise await self._sender.error_of(ask, raw, self._account_key)
 
-    async def _send(self, ask: Ask, token: SecretStr) -> RawAnswer:
-        return await self._sender.send(replace(ask, bearer=token), self._account_key)
+    async def _send(self, ask: Ask, token: SecretStr, gate: Gate | None) -> RawAnswer:
+        return await self._sender.send(replace(ask, bearer=token), self._account_key, gate)
 
     def _backoff(self, state: RetryCallState) -> float:
         widest: float = min(BACKOFF_CAP, BACKOFF_BASE * 2 ** (state.attempt_number - 1))

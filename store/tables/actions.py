@@ -1,6 +1,4 @@
-"""What the product asked to be done at Kommo, one row for each action: the journal that keeps a write from being made
-twice (R3).
-"""
+"""The journal of actions: what the product asked to be done at Kommo, one row for each (R3)."""
 
 from datetime import datetime
 from typing import Any

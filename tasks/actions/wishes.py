@@ -31,7 +31,9 @@ class ActionKind(StrEnum):
 
 Id = Annotated[int, Field(ge=1, le=2**53)]
 # A text of spaces only is none; NUL cannot be stored by anybody.
-Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
+Text = Annotated[
+    str, StringConstraints(min_length=1, max_length=LONGEST_TEXT, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")
+]
 IdempotencyKey = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
 """1 to 200 printable ASCII characters without spaces; a UUID is a good one."""
 
@@ -92,7 +94,8 @@ class UpdateDealField(Wish):
     kind: ClassVar[ActionKind] = ActionKind.UPDATE_DEAL_FIELD
     deal_id: Id
     field_id: Id | Annotated[str, StringConstraints(min_length=1, max_length=200)] = Field(
-        description="A custom field's id or code, or one of the deal's own: name, price, status_id, responsible_user_id."
+        description="A custom field's id or code, or one of the deal's own: name, price, status_id, "
+        "responsible_user_id."
     )
     value: JsonValue = Field(description="In the field's form; null clears a custom field.")
 

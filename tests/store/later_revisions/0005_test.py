@@ -1,7 +1,7 @@
 """A revision of a later version, for the tests of a database that is behind."""
 
-revision = "0004_test"
-down_revision = "0003"
+revision = "0005_test"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,148 @@
+"""Clients for the accounts that actions go to: opened when first needed, kept, and used by many actions at once."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from blocks.connection import PAIR
+from blocks.settings import Settings
+from kommo.budget import Lane
+from kommo.client import KommoClient, TokenSource
+from kommo.clock import Clock
+from store.connections import ConnectionRecord
+from store.database import Database
+from tasks.credentials import PrefectBlocks
+from tasks.errors import NotConnectedError
+from tasks.installation import budget_of
+from tasks.session import open_refresher
+from tasks.tokens import RefreshingToken
+from tasks.vault import block_of
+
+_KEPT = 64
+_ATTEMPTS = 3
+"""How often a read is tried at once; what fails then is tried again a little later."""
+
+
+class Clients(Protocol):
+    """Where actions get their clients."""
+
+    def use(self, connection: ConnectionRecord) -> AbstractAsyncContextManager[KommoClient]:
+        """A client for the connection's account, for as long as the block lasts; many may use it at once.
+
+        Raises:
+            DataPlaneError: its credentials are not there or not good any more.
+        """
+        ...
+
+    def forget(self, org: str) -> None:
+        """The next one who asks gets a new client: it may be the connection that has changed."""
+        ...
+
+
+@dataclass
+class _Open:
+    client: KommoClient
+    account: tuple[object, ...]
+    stack: AsyncExitStack
+    users: int = 0
+    forgotten: bool = False
+
+
+class ActionClients:
+    """Clients with credentials from Prefect's blocks, the most recently used ones kept open."""
+
+    def __init__(self, database: Database, settings: Settings, clock: Clock) -> None:
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def use(self, connection: ConnectionRecord) -> AsyncIterator[KommoClient]:
+        """A client for the connection's account, for as long as the block lasts."""
+        one = await self._find(connection)
+        one.users += 1
+        try:
+            yield one.client
+        finally:
+            one.users -= 1
+            await self._close_unused(one)
+
+    def forget(self, org: str) -> None:
+        """The next one who asks gets a new client; those who have the old one may end with it."""
+        if (one := self._open.pop(org, None)) is not None:
+            one.forgotten = True
+
+    async def aclose(self) -> None:
+        """Close all."""
+        while self._open:
+            _, one = self._open.popitem()
+            await one.stack.aclose()
+
+    async def _find(self, connection: ConnectionRecord) -> _Open:
+        org = connection.org
+        account: tuple[object, ...] = (connection.host, connection.account_id, connection.token_kind)
+        if connection.token_kind != PAIR:
+            # A long-lived token is replaced by connecting again, which a client could not see.
+            account = (*account, connection.updated_at)
+        lock = self._making.setdefault(org, asyncio.Lock())
+        async with lock:
+            one = self._open.get(org)
+            if one is not None and one.account != account:
+                self.forget(org)
+                await self._close_unused(one)
+                one = None
+            if one is None:
+                stack = AsyncExitStack()
+                try:
+                    client = await stack.enter_async_context(self._opened(connection))
+                except BaseException:
+                    await stack.aclose()
+                    raise
+                one = self._open[org] = _Open(client, account, stack)
+        self._open.move_to_end(org)
+        idle = [name for name, other in self._open.items() if not other.users and other is not one]
+        for name in idle[: max(0, len(self._open) - _KEPT)]:
+            old = self._open[name]
+            self.forget(name)
+            await self._close_unused(old)
+        return one
+
+    async def _close_unused(self, one: _Open) -> None:
+        if one.forgotten and one.users == 0:
+            await one.stack.aclose()
+
+    @asynccontextmanager
+    async def _opened(self, connection: ConnectionRecord) -> AsyncIterator[KommoClient]:
+        async with AsyncExitStack() as stack:
+            token: TokenSource | None = None
+            if connection.token_kind == PAIR:
+                refresher = await stack.enter_async_context(
+                    open_refresher(self._database, self._settings, clock=self._clock)
+                )
+                held = await refresher.held(connection)
+                block = block_of(connection, held, connection.scopes)
+                token = RefreshingToken(refresher, connection.org, held, self._clock)
+            else:
+                async with PrefectBlocks() as blocks:
+                    found = await blocks.load(connection.org)
+                if found is None:
+                    raise NotConnectedError(
+                        f"'{connection.org}' is known here, but its credentials are not on this Prefect server. "
+                        f"Check PREFECT_API_URL, or connect it again: kommo connect {connection.org} --domain …"
+                    )
+                block = found
+            client = block.get_client(
+                budget=budget_of(self._database, self._settings),
+                egress=self._settings.egress,
+                allow_loopback=self._settings.sandbox,
+                token=token,
+                lane=Lane.ACTION,
+                attempts=_ATTEMPTS,
+            )
+            yield await stack.enter_async_context(client)

@@ -1,0 +1,53 @@
+"""One action while it is worked on."""
+
+import math
+from dataclasses import dataclass
+
+from store.action_journal import HeldAction
+from store.actions import ActionState
+from tasks.actions.outcomes import INTERRUPTED
+from tasks.actions.plans import Plan
+
+
+@dataclass
+class Item:
+    """One action while it is worked on.
+
+    Attributes:
+        held: Its row, as it was taken.
+        plan: What is sent.
+        state: `intended`: may be sent; `sent`: must be looked up; `unknown`: likewise, once it is marked.
+        attempts: How often it was sent.
+        ended: When our own request for it ended (monotonic); None if another process sent it.
+        not_before: It rests until then (monotonic).
+        answered: Kommo has answered our request with a refusal: what it did not do by then it will not do.
+        alone: It goes into a request by itself, because one of several was refused without a name.
+        waits: Why it is not at its end yet: a word and a sentence.
+    """
+
+    held: HeldAction
+    plan: Plan
+    state: ActionState
+    attempts: int
+    ended: float | None = None
+    not_before: float = -math.inf
+    answered: bool = False
+    alone: bool = False
+    waits: tuple[str, str] = INTERRUPTED
+    tries: int = 0
+
+    @classmethod
+    def of(cls, held: HeldAction) -> "Item":
+        """The action of a row."""
+        return cls(held, Plan.from_json(held.plan), held.record.state, held.record.attempts)
+
+    @property
+    def id(self) -> int:
+        """Its row."""
+        return self.held.id
+
+    def rest(self, now: float, seconds: float, waits: tuple[str, str]) -> None:
+        """Let it wait for a while, and say why."""
+        self.not_before = now + seconds
+        self.waits = waits
+        self.tries += 1

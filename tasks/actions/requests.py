@@ -1,0 +1,117 @@
+"""The requests that actions become: which go together, what is sent, and which part of the answer is whose."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kommo.client import KommoClient
+from kommo.transport import Gate
+from kommo.writing import (
+    MOST_ELEMENTS,
+    change_leads,
+    create_notes,
+    create_tasks,
+    open_talks,
+    send_message,
+)
+from tasks.actions.items import Item
+from tasks.actions.plans import Call, Plan
+
+Done = tuple[dict[str, Any], str | None]
+"""The result, and the name of what Kommo made."""
+
+
+def requests_for(items: Sequence[Item]) -> list[list[Item]]:
+    """Which of the actions go out now, and which of them together.
+
+    Of actions that are equal, or meet at the same deal or conversation, the one that was asked for first goes first;
+    the others follow when it is at its end.
+    """
+    chosen: dict[tuple[object, ...], list[list[Item]]] = {}
+    met: set[object] = set()
+    for one in sorted(items, key=lambda item: item.id):
+        plan = one.plan
+        meets: set[object] = {plan.twin}
+        if plan.call in {Call.FIELD, Call.MESSAGE}:
+            meets.add((plan.call, plan.entity, plan.entity_id))
+        if met & meets:
+            continue
+        met |= meets
+        single = one.alone or plan.call is Call.MESSAGE
+        group = chosen.setdefault((plan.call, plan.entity if plan.call is Call.NOTE else "", single), [])
+        if single or not group or len(group[-1]) >= MOST_ELEMENTS:
+            group.append([])
+        group[-1].append(one)
+    return [request for group in chosen.values() for request in group]
+
+
+async def find_talk(client: KommoClient, plan: Plan) -> tuple[int, str | None] | None:
+    """The open conversation that a message goes into, the newest that fits; its id and its channel.
+
+    Raises:
+        KommoError: It cannot be told.
+    """
+    assert plan.entity is not None and plan.entity_id is not None  # noqa: S101, PT018 - every message has them
+    talks = await open_talks(client, plan.entity, plan.entity_id)
+    fitting = [talk for talk in talks if plan.origins is None or talk.origin in plan.origins]
+    return (fitting[0].talk_id, fitting[0].origin) if fitting else None
+
+
+async def send(client: KommoClient, request: Sequence[Item], gate: Gate) -> dict[int, Done]:
+    """Send actions that go together; gives what was done, by row. An action that is not named must be looked up.
+
+    Raises:
+        KommoError: see ``KommoClient.write``.
+    """
+    plan = request[0].plan
+    if plan.call is Call.MESSAGE:
+        assert plan.talk_id is not None  # noqa: S101 - found before it was marked
+        message = await send_message(client, plan.talk_id, plan.text, gate)
+        return {} if message is None else {request[0].id: message_result(plan, message)}
+    if plan.call is Call.FIELD:
+        changed = await change_leads(client, [one.plan.element for one in request], gate)
+        by_lead = {one.plan.entity_id: one for one in request}
+        return {
+            by_lead[lead["id"]].id: field_result(by_lead[lead["id"]].plan, lead)
+            for lead in changed
+            if lead.get("id") in by_lead
+        }
+    elements = [{**one.plan.element, "request_id": one.held.record.action_id} for one in request]
+    if plan.call is Call.TASK:
+        made = await create_tasks(client, elements, gate)
+    else:
+        assert plan.entity is not None  # noqa: S101 - every note has one
+        made = await create_notes(client, plan.entity, elements, gate)
+    return {one.id: made_result(one.plan, number) for one, number in _ids(request, made)}
+
+
+def _ids(request: Sequence[Item], made: Sequence[Mapping[str, Any]]) -> list[tuple[Item, int]]:
+    """Whose id is which: by the request_id that Kommo gives back, or by the order if it gave none [D §3.5]."""
+    named = {str(one.get("request_id")): one.get("id") for one in made}
+    if len(made) == len(request) and not named.keys() & {one.held.record.action_id for one in request}:
+        pairs = [(one, answer.get("id")) for one, answer in zip(request, made, strict=True)]
+    else:
+        pairs = [(one, named.get(one.held.record.action_id)) for one in request]
+    return [
+        (one, number) for one, number in pairs if isinstance(number, int) and not isinstance(number, bool)
+    ]
+
+
+def made_result(plan: Plan, number: int) -> Done:
+    """The result of a task or note."""
+    if plan.call is Call.TASK:
+        return {"task_id": number}, f"tasks:{number}"
+    return {"as": "note", "note_id": number}, f"notes:{plan.entity}:{number}"
+
+
+def field_result(plan: Plan, lead: Mapping[str, Any]) -> Done:
+    """The result of a field's update."""
+    field = plan.field or {}
+    updated_at = lead.get("updated_at")
+    result = {"deal_id": plan.entity_id, "field_id": field.get("id") or field.get("key")}
+    return {**result, "updated_at": updated_at if isinstance(updated_at, int) else None}, None
+
+
+def message_result(plan: Plan, message_id: str) -> Done:
+    """The result of a message: accepted by Kommo, which is not delivered [D §4]."""
+    result = {"as": "message", "message_id": message_id, "talk_id": plan.talk_id, "channel": plan.origin}
+    return {**result, "delivery": "accepted"}, f"messages:{message_id}"

@@ -1,0 +1,423 @@
+"""Bringing actions of one org to their end: send what was never sent, look up what may have been done (R3).
+
+An action is marked as sent before its request goes out, and the mark is good for a while only: a process that was held
+up for longer does not send any more, because somebody else may have taken the action over.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from kommo.client import KommoClient
+from kommo.errors import ErrorKind, KommoError
+from store.action_journal import HeldAction, Outcome, conclude, mark_sent
+from store.action_leases import hand_back, keep_actions, take_back
+from store.action_lookups import made_already, set_later
+from store.actions import ActionState
+from store.errors import StoreError, WriteRefusedError
+from tasks.actions import outcomes
+from tasks.actions.items import Item
+from tasks.actions.lookups import Found, look_up
+from tasks.actions.plans import Call
+from tasks.actions.requests import Done, find_talk, requests_for, send
+from tasks.actions.session import ActionSession
+from tasks.backlog_trouble import note_trouble
+from tasks.errors import (
+    DataPlaneError,
+    NotConnectedError,
+    ReauthorizationRequiredError,
+    sentence_of,
+)
+from tasks.session import find_connection
+
+_SHORTEST_PAUSE = 0.05
+_TWIN_PAUSE = 0.2
+_LONGEST_REST = 30.0
+_DUE_AGAIN = 1.0
+_OLDEST_UNKNOWN = 2 * 86_400.0
+"""Seconds after which an unknown action is not looked up again."""
+_LOOK_SHORTLY = 3_600.0
+# What only a person can change, so that a lookup will not work again by itself.
+_NO_LOOK = frozenset(
+    {
+        ErrorKind.FORBIDDEN,
+        ErrorKind.PAYMENT_REQUIRED,
+        ErrorKind.NOT_FOUND,
+        ErrorKind.UNAUTHORIZED,
+        ErrorKind.OAUTH_REFUSED,
+    }
+)
+
+_log = logging.getLogger(__name__)
+
+
+class _TooLateError(Exception):
+    """The mark is too old to be sent on: somebody else may have taken the action over."""
+
+
+class Worker:
+    """Works on actions of one org that belong to it.
+
+    Args:
+        session: What to work with.
+        org: The product's tenant.
+        owner: Whose the actions are.
+        actions: The actions, as they were taken.
+    """
+
+    def __init__(self, session: ActionSession, org: str, owner: str, actions: Sequence[HeldAction]) -> None:
+        self._session = session
+        self._org = org
+        self._owner = owner
+        self._open = {held.id: Item.of(held) for held in actions}
+        self._kept_at = session.clock.monotonic()
+
+    async def work(self) -> None:
+        """Work until all are at their end, or the time for it is over; what is left is handed back."""
+        session = self._session
+        until = session.clock.monotonic() + session.options.work_within
+        try:
+            while self._open and session.clock.monotonic() < until:
+                try:
+                    await self._with_client(until)
+                except StoreError as error:
+                    # What was marked as sent is looked up afterwards, whatever the database has kept of it.
+                    _log.warning("Actions of %s wait for the database: %s", self._org, error)
+                    await session.clock.sleep(session.options.poll)
+        finally:
+            if self._open:
+                await asyncio.shield(self._hand_back())
+
+    async def _with_client(self, until: float) -> None:
+        session = self._session
+        try:
+            connection = await find_connection(session.database, self._org)
+            async with session.clients.use(connection) as client:
+                while self._open and session.clock.monotonic() < until:
+                    await self._keep()
+                    await self._step(client)
+                    await self._pause()
+        except (NotConnectedError, ReauthorizationRequiredError) as error:
+            await self._give_up(list(self._open.values()), error)
+        except (DataPlaneError, KommoError) as error:  # the client could not be made: its token, or Prefect
+            self._rest(list(self._open.values()), error)
+            await self._pause()
+
+    async def _step(self, client: KommoClient) -> None:
+        now = self._session.clock.monotonic()
+        ready = [one for one in self._open.values() if one.not_before <= now]
+        await self._mark_unknown([one for one in ready if one.state is ActionState.UNKNOWN])
+        await self._settle(client, [one for one in ready if one.state is ActionState.SENT])
+        intended = [one for one in ready if one.id in self._open and one.state is ActionState.INTENDED]
+        await self._send_all(client, await self._prepared(client, intended))
+
+    async def _prepared(self, client: KommoClient, items: Sequence[Item]) -> list[Item]:
+        """Those that can be sent: not too old, not too often tried, and a message has its conversation."""
+        options, now = self._session.options, self._session.clock.now()
+        fit: list[Item] = []
+        for one in items:
+            if (now - one.held.record.created_at).total_seconds() > options.give_up_after:
+                sentence = f"It could not be sent in time. The last reason: {one.waits[1]}"
+                await self._conclude([outcomes.failed(one.held, one.plan, ("gave_up", sentence))])
+            elif (
+                one.plan.call is not Call.MESSAGE
+                or one.plan.talk_id is not None
+                or await self._has_talk(client, one)
+            ):
+                fit.append(one)
+        return fit
+
+    async def _has_talk(self, client: KommoClient, one: Item) -> bool:
+        try:
+            talk = await find_talk(client, one.plan)
+        except (KommoError, DataPlaneError) as error:
+            await self._not_done([one], error, marked=False)
+            return False
+        if talk is None:
+            code, sentence = outcomes.NO_TALK
+            channel = "" if one.plan.origins is None else " in this channel"
+            await self._conclude(
+                [outcomes.failed(one.held, one.plan, (code, sentence.format(channel=channel)))]
+            )
+            return False
+        one.plan = replace(one.plan, talk_id=talk[0], origin=talk[1])
+        return True
+
+    async def _send_all(self, client: KommoClient, items: Sequence[Item]) -> None:
+        await asyncio.gather(*(self._send(client, request) for request in requests_for(items)))
+
+    async def _send(self, client: KommoClient, request: Sequence[Item]) -> None:
+        marked = await self._marked(request)
+        if not marked:
+            return
+        clock, begun = self._session.clock, self._session.clock.monotonic()
+
+        async def gate() -> None:
+            if clock.monotonic() - begun > self._session.options.send_within:
+                raise _TooLateError
+
+        try:
+            done = await send(client, marked, gate)
+        except _TooLateError:
+            await self._take_back(marked)
+        except KommoError as error:
+            await self._refused(marked, error)
+        except (DataPlaneError, StoreError) as error:
+            # Raised before the request or, by a refused token, after an answer that says that nothing was done.
+            await self._not_done(marked, error, marked=True)
+        else:
+            self._answered(marked)
+            await self._confirm({one.id: done[one.id] for one in marked if one.id in done})
+
+    async def _marked(self, request: Sequence[Item], *, sends: bool = True) -> list[Item]:
+        session = self._session
+        plans = {one.id: (one.plan.to_json(), one.plan.twin) for one in request}
+        try:
+            ids = await mark_sent(
+                session.database,
+                plans,
+                self._owner,
+                session.options.lease,
+                sends=sends,
+                now=session.clock.now(),
+                clock=session.seconds,
+            )
+        except WriteRefusedError:
+            ids = set()  # a twin was faster at this very moment
+        marked = [one for one in request if one.id in ids]
+        for one in marked:
+            one.state = ActionState.SENT
+            one.attempts += sends
+            one.waits = outcomes.LOOKED_UP
+            one.answered = False
+        left = [one for one in request if one.id not in ids]
+        if left:
+            await self._not_marked(left)
+        return marked
+
+    async def _not_marked(self, items: Sequence[Item]) -> None:
+        """Others stand in the way: the same field was set later, or a twin is under way."""
+        later = await set_later(self._session.database, [one.id for one in items])
+        await self._conclude(
+            [outcomes.failed(one.held, one.plan, outcomes.SUPERSEDED) for one in items if one.id in later]
+        )
+        now = self._session.clock.monotonic()
+        for one in items:
+            if one.id not in later:
+                one.rest(now, _TWIN_PAUSE, outcomes.TWIN)
+
+    async def _mark_unknown(self, items: Sequence[Item]) -> None:
+        """An unknown one counts as under way while it is looked up."""
+        for one in items:
+            await self._marked([one], sends=False)
+
+    def _answered(self, items: Sequence[Item], *, refused: bool = False) -> None:
+        for one in items:
+            one.ended = self._session.clock.monotonic()
+            one.answered = refused
+
+    async def _refused(self, request: Sequence[Item], error: KommoError) -> None:
+        """There was no success: what that says about each of the actions."""
+        if error.outcome_unknown:
+            self._answered(request)  # looked up in the next step
+        elif error.kind is ErrorKind.VALIDATION and len(request) > 1:
+            await self._partly_refused(request, error)
+        else:
+            await self._not_done(request, error, marked=True)
+
+    async def _partly_refused(self, request: Sequence[Item], error: KommoError) -> None:
+        """One element is at fault and the whole request was refused; that it was, is inferred only [I §2.3]."""
+        named = {problem.element for problem in error.problems}
+        blamed = [
+            one
+            for place, one in enumerate(request)
+            if one.held.record.action_id in named or str(place) in named
+        ]
+        await self._conclude(
+            [outcomes.failed(one.held, one.plan, outcomes.reason_of(one.plan, error)) for one in blamed]
+        )
+        others = [one for one in request if one not in blamed]
+        self._answered(others, refused=True)
+        for one in others:
+            one.alone = not blamed
+
+    async def _not_done(self, items: Sequence[Item], error: Exception, *, marked: bool) -> None:
+        """Nothing was done: try again a little later, or never."""
+        temporary = isinstance(error, StoreError) or (
+            outcomes.is_temporary(error)
+            if isinstance(error, KommoError)
+            else not isinstance(error, NotConnectedError | ReauthorizationRequiredError)
+        )
+        if temporary:
+            self._rest(items, error)
+            if marked:
+                await self._take_back(items)
+            return
+        if isinstance(error, KommoError) and error.final and error.kind is not ErrorKind.PAYMENT_REQUIRED:
+            self._session.clients.forget(self._org)
+            if error.kind is not ErrorKind.FORBIDDEN:  # one function may be forbidden, and all others work
+                await note_trouble(self._session.database, self._org, error, self._session.clock)
+        await self._conclude(
+            [outcomes.failed(one.held, one.plan, outcomes.reason_of(one.plan, error)) for one in items]
+        )
+
+    def _rest(self, items: Sequence[Item], error: Exception) -> None:
+        now, asked = self._session.clock.monotonic(), getattr(error, "retry_after", None)
+        for one in items:
+            seconds = min(_LONGEST_REST, max(asked or 0.0, 0.25 * 2.0 ** min(one.tries, 10)))
+            one.rest(now, seconds, (_code(error), sentence_of(error)))
+
+    async def _take_back(self, items: Sequence[Item]) -> None:
+        """They were marked as sent, and were not carried out."""
+        session = self._session
+        for one in items:
+            one.state = ActionState.INTENDED
+            one.attempts -= 1
+        code, sentence = items[0].waits
+        await take_back(
+            session.database,
+            [one.id for one in items],
+            self._owner,
+            reason=sentence,
+            reason_code=code,
+            now=session.clock.now(),
+        )
+
+    async def _settle(self, client: KommoClient, items: Sequence[Item]) -> None:
+        if not items:
+            return
+        looked_up = await look_up(client, items)
+        names = [name for found in looked_up.values() for _, name in found.fitting if name is not None]
+        taken = await made_already(self._session.database, self._org, names) if names else set()
+        confirmed: dict[int, Done] = {}
+        for one in items:
+            found = looked_up[one.id]
+            free = [done for done in found.fitting if done[1] is None or done[1] not in taken]
+            if free:
+                result, made = free[0]
+                confirmed[one.id] = ({**result, "settled": "by looking it up"}, made)
+            elif found.error is not None:
+                await self._not_looked_up(one, found)
+            else:
+                await self._absent(one)
+        await self._confirm(confirmed)
+
+    async def _not_looked_up(self, one: Item, found: Found) -> None:
+        error, session = found.error, self._session
+        assert error is not None  # noqa: S101 - it is why we are here
+        age = (session.clock.now() - one.held.record.created_at).total_seconds()
+        if error.kind in _NO_LOOK or age > session.options.give_up_after:
+            code = "lookup_forbidden" if error.kind is ErrorKind.FORBIDDEN else "lookup_failed"
+            due_in = max(session.options.look_again, min(_LOOK_SHORTLY, age))
+            reason = (code, str(error))
+            more = {"due_in": due_in} if age < _OLDEST_UNKNOWN else {}
+            await self._conclude([outcomes.unknown(one.held, one.plan, reason, **more)])
+        else:
+            self._rest([one], error)
+
+    async def _absent(self, one: Item) -> None:
+        """It is not there. It counts as not done once Kommo must have been through with it."""
+        session = self._session
+        options, clock = session.options, session.clock
+        age = (clock.now() - one.held.record.created_at).total_seconds()
+        if one.answered:
+            left = 0.0
+        elif one.ended is not None:
+            left = one.ended + options.absence_after - clock.monotonic()
+        else:
+            sent_at = one.held.sent_at or one.held.record.created_at
+            left = options.absence_after_others - (clock.now() - sent_at).total_seconds()
+        if left > 0:
+            one.rest(clock.monotonic(), min(left, options.poll), outcomes.LOOKED_UP)
+        elif age > options.give_up_after or one.attempts >= options.most_sends:
+            sentence = (
+                f"Kommo did not carry it out: sent {one.attempts} times, it never answered and has nothing."
+            )
+            await self._conclude([outcomes.failed(one.held, one.plan, ("not_done", sentence))])
+        else:
+            one.state = ActionState.INTENDED  # in the row it stays `sent` until it is marked anew
+
+    async def _give_up(self, items: Sequence[Item], error: Exception) -> None:
+        """Nothing can be sent or looked up: what was never sent has failed, of the rest nobody can tell."""
+        again = self._session.options.look_again
+        await self._conclude(
+            [
+                outcomes.failed(one.held, one.plan, outcomes.reason_of(one.plan, error))
+                if one.state is ActionState.INTENDED
+                else outcomes.unknown(one.held, one.plan, outcomes.reason_of(one.plan, error), again)
+                for one in items
+            ]
+        )
+
+    async def _confirm(self, done: Mapping[int, Done]) -> None:
+        await self._conclude(
+            [
+                outcomes.confirmed(self._open[number].held, self._open[number].plan, result, made)
+                for number, (result, made) in done.items()
+            ]
+        )
+
+    async def _conclude(self, made: Sequence[Outcome]) -> None:
+        """Write outcomes down. What was made and belongs to another action is looked up once more."""
+        if not made:
+            return
+        session = self._session
+        try:
+            await conclude(
+                session.database, made, self._owner, now=session.clock.now(), clock=session.seconds
+            )
+        except WriteRefusedError:
+            if len(made) == 1:
+                self._open[made[0].id].rest(session.clock.monotonic(), _TWIN_PAUSE, outcomes.LOOKED_UP)
+                return
+            for one in made:
+                await self._conclude([one])
+            return
+        for one in made:
+            self._open.pop(one.id, None)
+
+    async def _keep(self) -> None:
+        """Let the leases last, well before they end; what was lost is not ours any more."""
+        session = self._session
+        now = session.clock.monotonic()
+        if now - self._kept_at < session.options.lease / 4:
+            return
+        self._kept_at = now
+        kept = await keep_actions(
+            session.database, list(self._open), self._owner, session.options.lease, clock=session.seconds
+        )
+        for number in [number for number in self._open if number not in kept]:
+            del self._open[number]
+
+    async def _pause(self) -> None:
+        if not self._open:
+            return
+        clock = self._session.clock
+        soonest = min(one.not_before for one in self._open.values()) - clock.monotonic()
+        await clock.sleep(min(max(soonest, _SHORTEST_PAUSE), self._session.options.poll))
+
+    async def _hand_back(self) -> None:
+        session = self._session
+        by_reason: dict[tuple[str, str], list[int]] = {}
+        for one in self._open.values():
+            by_reason.setdefault(one.waits, []).append(one.id)
+        with contextlib.suppress(StoreError):  # then the leases end by themselves
+            for (code, sentence), ids in by_reason.items():
+                await hand_back(
+                    session.database,
+                    ids,
+                    self._owner,
+                    due_in=_DUE_AGAIN,
+                    reason=sentence,
+                    reason_code=code,
+                    now=session.clock.now(),
+                    clock=session.seconds,
+                )
+
+
+def _code(error: Exception) -> str:
+    if isinstance(error, KommoError):
+        return error.kind.value
+    return "store_unavailable" if isinstance(error, StoreError) else "not_ready"
