@@ -16,10 +16,6 @@ from tasks.actions.facts import Facts
 from tasks.installation import open_database
 from tasks.session import process_name
 
-FINISH_SECONDS = 5.0
-"""Seconds that actions under way have to end when a session is closed; then they are handed back."""
-
-
 @dataclass(frozen=True)
 class Options:
     """How actions are performed; all in seconds but `most_sends`.
@@ -35,6 +31,7 @@ class Options:
         look_again: An unknown action is looked up again after so long, ever more rarely.
         most_sends: How often one action is sent at most.
         poll: The longest pause between two looks.
+        finish: How long actions under way have to end when the session is closed; then they are handed back.
     """
 
     patience: float = 20.0
@@ -47,6 +44,7 @@ class Options:
     look_again: float = 60.0
     most_sends: int = 5
     poll: float = 1.0
+    finish: float = 5.0
 
     @property
     def absence_after_others(self) -> float:
@@ -103,7 +101,7 @@ class ActionSession:
     async def aclose(self) -> None:
         """Let what is under way end; what does not is handed back, to be settled by whoever comes next."""
         if self._under_way:
-            await asyncio.wait(self._under_way, timeout=FINISH_SECONDS)
+            await asyncio.wait(self._under_way, timeout=self.options.finish)
         for task in list(self._under_way):
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)

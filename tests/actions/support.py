@@ -1,0 +1,193 @@
+"""What the tests of actions share: an org on a sandbox with its snapshots, a session, and what the sandbox has counted."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import SecretStr
+
+from kommo.budget import InProcessBudget, Lane, RateBudget
+from kommo.client import KommoClient, StaticToken
+from kommo.clock import SystemClock
+from kommo.hosts import parse_host
+from sandbox import Sandbox
+from sandbox.state import Account
+from store.connections import ConnectionRecord, put_connection
+from store.database import Database
+from store.outbox import OutboxRecord, list_outbox
+from store.snapshots import begin_run, save_snapshot
+from tasks.actions import ActionSession, CreateTask, Options
+from tasks.readers import read_group
+from tasks.scopes import Group
+from tasks.session import SyncSession
+
+FAST = Options(
+    patience=10.0,
+    lease=3.0,
+    send_within=1.0,
+    longest_request=1.0,
+    absence_after=0.1,
+    look_again=0.0,
+    poll=0.1,
+    finish=1.0,
+    most_sends=20,
+)
+"""Times for a sandbox, which does no work later than it answers."""
+TILL = 1_800_000_000
+
+
+@dataclass(frozen=True)
+class Access:
+    """How an account of a sandbox is reached; goes to other processes as well."""
+
+    host: str
+    account_id: int
+    token: str
+
+
+def access_of(sandbox: Sandbox, subdomain: str = "acme", *, plain: bool = False) -> Access:
+    """An account's administrator, or one who is none."""
+    one = next(one for one in sandbox.accounts if one.subdomain == subdomain)
+    return Access(one.host, one.account_id, one.plain_token if plain else one.admin_token)
+
+
+class AccessClients:
+    """Clients with a given token, without Prefect's blocks."""
+
+    def __init__(self, access: Access, budget: RateBudget | None = None, lane: Lane = Lane.ACTION) -> None:
+        self._budget = budget or InProcessBudget({"account": 10_000, "egress": 10_000}, SystemClock())
+        self._client = KommoClient(
+            parse_host(access.host, allow_loopback=True),
+            StaticToken(SecretStr(access.token)),
+            budget=self._budget,
+            account_key=f"account:{access.account_id}",
+            lane=lane,
+        )
+        self.forgotten = 0
+
+    @asynccontextmanager
+    async def use(self, connection: ConnectionRecord) -> AsyncIterator[KommoClient]:
+        del connection
+        yield self._client
+
+    def forget(self, org: str) -> None:
+        del org
+        self.forgotten += 1
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    @property
+    def requests_sent(self) -> int:
+        return self._client.requests_sent
+
+
+async def join(database: Database, access: Access, org: str = "acme") -> None:
+    """Connect an org, and read its set-up as a sync does."""
+    now = datetime.now(UTC)
+    connection = await put_connection(
+        database,
+        org=org,
+        block_name=f"org-{org}",
+        host=access.host,
+        account_id=access.account_id,
+        token_kind="long_lived",
+        now=now,
+    )
+    run_id = await begin_run(database, org, "all", None, now=now)
+    clients = AccessClients(access)
+    async with clients.use(connection) as client:
+        session = SyncSession(
+            org=org,
+            connection=connection,
+            client=client,
+            database=database,
+            run_id=run_id,
+            clock=SystemClock(),
+        )
+        for group in Group:
+            rows = await read_group(session, group)
+            await save_snapshot(database, run_id, org, rows, read_started_at=now, now=datetime.now(UTC))
+    await clients.aclose()
+
+
+@asynccontextmanager
+async def session_on(
+    database: Database, access: Access, *, budget: RateBudget | None = None, **options: Any
+) -> AsyncIterator[ActionSession]:
+    """A session as a process has it."""
+    clients = AccessClients(access, budget)
+    session = ActionSession(
+        database=database,
+        clients=clients,
+        clock=SystemClock(),
+        owner=uuid.uuid4().hex,
+        options=replace(FAST, **options),
+    )
+    try:
+        yield session
+    finally:
+        await session.aclose()
+        await clients.aclose()
+
+
+@dataclass
+class World:
+    """An org `acme` on a sandbox."""
+
+    database: Database
+    sandbox: Sandbox
+
+    @property
+    def account(self) -> Account:
+        return self.sandbox.account("acme")
+
+    @property
+    def access(self) -> Access:
+        return access_of(self.sandbox)
+
+    @property
+    def lead_id(self) -> int:
+        return int(next(iter(self.account.entities["leads"]))["id"])
+
+    def session(self, **options: Any) -> Any:
+        return session_on(self.database, self.access, **options)
+
+    def requests(self, method: str, path: str) -> int:
+        """How many requests of this kind have come in."""
+        return sum(
+            1 for entry in self.sandbox.world.log.entries if entry.method == method and path in entry.path
+        )
+
+    def drop_answers(self, rate: float = 1.0, *, times: int | None = None, method: str = "POST") -> None:
+        """Do the work, and lose the answer."""
+        self.sandbox.world.faults.add(kind="reset_after", rate=rate, times=times, method=method)
+
+    def tasks(self, text: str) -> list[dict[str, Any]]:
+        return [task for task in self.account.tasks if task["text"] == text]
+
+    async def told(self) -> list[OutboxRecord]:
+        return [one for one in await list_outbox(self.database, limit=1_000_000) if one.type.startswith("kommo.action.")]
+
+
+def a_task(world: World, text: str = "Call back", **values: Any) -> CreateTask:
+    """A task for the first lead."""
+    return CreateTask(
+        **{"text": text, "complete_till": TILL, "entity_type": "leads", "entity_id": world.lead_id} | values
+    )
+
+
+def a_key() -> str:
+    """An idempotency key that nobody else has."""
+    return uuid.uuid4().hex
+
+
+async def soon(check: Any, seconds: float = 10.0) -> None:
+    """Wait until something is true."""
+    async with asyncio.timeout(seconds):
+        while not await check():
+            await asyncio.sleep(0.02)
