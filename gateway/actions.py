@@ -39,8 +39,25 @@ _NEVER_SYNCED = (
 )
 _ELSEWHERE = 502
 """What is answered for a reason that has no status of its own: it lies at Kommo."""
-STATUS_OF_REASON: Mapping[str, int] = {}
-"""The HTTP status of each reason for which an action fails."""
+STATUS_OF_REASON: Mapping[str, int] = {
+    "payment_required": 402,
+    "quota_used_up": 402,
+    "not_in_plan": 402,
+    "forbidden": 403,
+    "scope_missing": 403,
+    "unauthorized": 403,
+    "reauthorizationrequired": 403,
+    "not_found": 404,
+    "no_talk": 404,
+    "talk_not_found": 404,
+    "not_offered": 404,
+    "notconnected": 404,
+    "superseded": 409,
+    "invalid": 422,
+    "refused_by_kommo": 422,
+    "talk_closed": 422,
+}
+"""The HTTP status of each reason for which an action fails (`tasks.actions.outcomes`)."""
 
 router = APIRouter(tags=["Actions"], route_class=KeyedRoute)
 Org = Annotated[str, Path(description="The product's tenant.", examples=["acme"])]
@@ -133,12 +150,13 @@ def _answers(done: int) -> dict[int | str, dict[str, Any]]:
             gone=(404, "The org is not connected, or Kommo has no such thing.", _NOT_CONNECTED),
             conflict=(
                 409,
-                "The key belongs to another request; or the org was never synced.",
+                "The key belongs to another request; or a later action has set the field; or the org was never synced.",
                 "This Idempotency-Key belongs to another request.",
             ),
             invalid=(
                 422,
-                "It does not fit the org's CRM; the sentence names what would. Nothing was sent.",
+                "It does not fit the org's CRM, and the sentence names what would (nothing was sent); or Kommo refused "
+                "it as it is.",
                 "There is no task type 9. Task types: 1 (Follow-up), 2 (Meeting).",
             ),
             kommo=(502, "Kommo refused it, or could not be reached.", "Kommo could not be reached."),

@@ -22,7 +22,7 @@ from gateway.webhooks import WebhookDoors, open_doors
 from kommo.clock import Clock, SystemClock
 from store.connections import ConnectionRecord
 from store.database import Database
-from tasks.actions import ActionSession
+from tasks.actions import ActionSession, open_action_session
 from tasks.app import find_app, require_app
 from tasks.errors import AppIncompleteError
 from tasks.installation import open_database
@@ -160,9 +160,12 @@ async def open_services(
         # It may lie on a Prefect server that takes its time; whoever needs it waits, and all others do not.
         what = "reading the integration's settings"
         services.background.start(what, what, services.app())
-        async with open_doors(
-            database, services.webhook_secret, services.clock, capacity=capacity
-        ) as services._webhooks:
+        async with (
+            open_action_session(settings, database=database, clock=services.clock) as services._actions,
+            open_doors(
+                database, services.webhook_secret, services.clock, capacity=capacity
+            ) as services._webhooks,
+        ):
             try:
                 yield services
             finally:
