@@ -83,7 +83,7 @@ class ActionAnswer(BaseModel):
                 "kind": "create-task",
                 "idempotency_key": "3f6c2c1e-7a55-4f7e-9d5e-6b1f0a2b9c11",
                 "state": "confirmed",
-                "result": {"id": 7087},
+                "result": {"task_id": 7087},
                 "reason": None,
                 "reason_code": None,
                 "attempts": 1,
@@ -155,8 +155,7 @@ def _answers(done: int) -> dict[int | str, dict[str, Any]]:
             ),
             invalid=(
                 422,
-                "It does not fit the org's CRM, and the sentence names what would (nothing was sent); or Kommo refused "
-                "it as it is.",
+                "It does not fit the org's CRM, and the sentence names what would; or Kommo refused it as it is.",
                 "There is no task type 9. Task types: 1 (Follow-up), 2 (Meeting).",
             ),
             kommo=(502, "Kommo refused it, or could not be reached.", "Kommo could not be reached."),

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -10,119 +11,125 @@ import pytest
 
 from gateway.actions import STATUS_OF_REASON
 from kommo.errors import ErrorKind
+from sandbox import Sandbox, running_sandbox
+from sandbox.state import Account
 from store.actions import ActionRecord, ActionState
+from tests.actions.support import AccessClients, access_of, join
 from tests.gateway.doors import Doors
-from tests.gateway.support import House
 from tests.store.builders import minutes
-from tests.syncing import connect
+from tests.syncing import quiet_config
 
 TASKS = "/api/v1/orgs/acme/tasks"
 _SOON = int(time.time()) + 86_400
 
 
+@dataclass
+class Office:
+    """A gateway, and a sandbox whose account acme is connected and was synced."""
+
+    doors: Doors
+    kommo: Sandbox
+
+    @property
+    def account(self) -> Account:
+        return self.kommo.account("acme")
+
+    def requests(self) -> int:
+        return len(self.kommo.world.log.entries)
+
+    def task(self, text: str = "Call Ann", **more: Any) -> dict[str, Any]:
+        lead = next(iter(self.account.entities["leads"]))["id"]
+        return {"text": text, "complete_till": _SOON, "entity_id": lead, "entity_type": "leads"} | more
+
+    def tasks(self, text: str) -> list[int]:
+        return [one["id"] for one in self.account.tasks if one["text"] == text]
+
+    async def write(self, what: str, body: Any, key: str = "k1") -> httpx.Response:
+        return await self.doors.post(f"/api/v1/orgs/acme/{what}", body, headers={"Idempotency-Key": key})
+
+
 @pytest.fixture
-async def connected(house: House) -> AsyncIterator[House]:
-    """The house, with acme connected and synced."""
-    await connect("acme", house.acme, house.settings)
-    synced = await house.product.post(
-        "/api/v1/agents/a1/sync-crm", json={"type": "all"}, params={"wait": 60}, headers=house.signed()
-    )
-    assert synced.status_code == 200, synced.text
-    yield house
+async def office(doors: Doors) -> AsyncIterator[Office]:
+    async with running_sandbox(quiet_config(accounts=1, leads=2, contacts=2, companies=1, talks=2)) as kommo:
+        access = access_of(kommo)
+        await join(doors.database, access)
+        doors.services.actions.clients = clients = AccessClients(access)
+        yield Office(doors, kommo)
+        await clients.aclose()
 
 
-def _task(house: House, text: str = "Call Ann", **more: Any) -> dict[str, Any]:
-    lead = next(iter(house.kommo.account("acme").leads.values()))["id"]
-    return {"text": text, "complete_till": _SOON, "entity_id": lead, "entity_type": "leads"} | more
-
-
-async def _write(house: House, what: str, body: Any, key: str = "k1") -> httpx.Response:
-    headers = house.signed("acme", house.key) | {"Idempotency-Key": key}
-    return await house.product.post(f"/api/v1/orgs/acme/{what}", json=body, headers=headers)
-
-
-def _tasks(house: House, text: str) -> list[int]:
-    return [one["id"] for one in house.kommo.account("acme").tasks.values() if one["text"] == text]
-
-
-@pytest.mark.seconds(5)
-async def test_r3_a_task_is_made_once_however_often_it_is_asked_for(connected: House) -> None:
-    body = _task(connected)
-    answers = await asyncio.gather(*(_write(connected, "tasks", body) for _ in range(5)))
+async def test_r3_a_task_is_made_once_however_often_it_is_asked_for(office: Office) -> None:
+    body = office.task()
+    answers = await asyncio.gather(*(office.write("tasks", body) for _ in range(5)))
     assert {answer.status_code for answer in answers} == {201}, answers[0].text
     told = answers[0].json()
     assert all(answer.json() == told for answer in answers)
-    assert [told["result"]["id"]] == _tasks(connected, "Call Ann")
+    assert [told["result"]["task_id"]] == office.tasks("Call Ann")
     assert (told["kind"], told["state"], told["idempotency_key"]) == ("create-task", "confirmed", "k1")
-    shown = await connected.product.get(
-        f"/api/v1/orgs/acme/actions/{told['action_id']}", headers=connected.signed()
-    )
-    assert shown.json() == told
-    elsewhere = await connected.product.get(
-        f"/api/v1/orgs/globex/actions/{told['action_id']}", headers=connected.signed("globex")
+    path = f"/api/v1/orgs/acme/actions/{told['action_id']}"
+    assert (await office.doors.get(path)).json() == told
+    doors = office.doors
+    elsewhere = await doors.http.get(
+        path.replace("/acme/", "/globex/"), headers=doors.signed("globex", doors.every)
     )
     assert elsewhere.status_code == 404
-    other = await _write(connected, "tasks", _task(connected, "Call Bob"))
+    other = await office.write("tasks", office.task("Call Bob"))
     assert (other.status_code, other.json()["reason_code"]) == (409, "idempotency_conflict")
-    assert _tasks(connected, "Call Bob") == []
+    assert office.tasks("Call Bob") == []
 
 
-@pytest.mark.seconds(4)
-async def test_what_does_not_fit_is_refused_with_what_would_before_anything_is_sent(connected: House) -> None:
-    before = connected.requests()
-    types = connected.kommo.account("acme").hidden["task_types"]
-    wrong = await _write(connected, "tasks", _task(connected, task_type_id=987))
+async def test_what_does_not_fit_is_refused_with_what_would_before_anything_is_sent(office: Office) -> None:
+    before = office.requests()
+    types = office.account.hidden["task_types"]
+    wrong = await office.write("tasks", office.task(task_type_id=987))
     assert wrong.status_code == 422, wrong.text
     assert wrong.headers["content-type"] == "application/problem+json"
     told = wrong.json()
     assert (told["reason_code"], told["field"]) == ("invalid", "task_type_id")
     assert all(one["name"] in told["detail"] for one in types[:3])
-    for body in ({}, _task(connected, canary=1), _task(connected, complete_till="canary"), [1]):
-        refused = await _write(connected, "tasks", body)
+    for body in ({}, office.task(canary=1), office.task(complete_till="canary"), [1]):
+        refused = await office.write("tasks", body)
         assert refused.status_code == 400
         assert refused.json()["detail"].startswith("Invalid request. body")
         assert "canary" not in refused.text
-    for key in ("", "a b", "ä", "x" * 201):
-        headers = connected.signed() | {"Idempotency-Key": key.encode()}  # type: ignore[dict-item]
-        refused = await connected.product.post(TASKS, json=_task(connected), headers=headers)
+    for key in ("", "a b", "x" * 201):
+        refused = await office.write("tasks", office.task(), key)
         assert refused.status_code == 400
         assert "Idempotency-Key" in refused.json()["detail"]
-    missing = await connected.product.post(TASKS, json=_task(connected), headers=connected.signed())
+    missing = await office.doors.post(TASKS, office.task())
     assert (missing.status_code, "Idempotency-Key" in missing.json()["detail"]) == (400, True)
-    assert connected.requests() == before
+    assert office.requests() == before
 
 
-@pytest.mark.seconds(4)
-async def test_each_kind_has_its_door(connected: House) -> None:
-    account = connected.kommo.account("acme")
-    lead = next(iter(account.leads.values()))
+async def test_each_kind_has_its_door(office: Office) -> None:
+    account = office.account
+    lead = next(iter(account.entities["leads"]))
     field = next(one for one in account.fields["leads"] if one["type"] == "select")
     value = field["enums"][-1]["value"]
     body = {"deal_id": lead["id"], "field_id": field["id"], "value": value}
-    updated = await _write(connected, "deal-fields", body, "field")
+    updated = await office.write("deal-fields", body, "field")
     assert updated.status_code == 200, updated.text
-    [written] = [one for one in lead["custom_fields_values"] if one["field_id"] == field["id"]]
+    [now] = [one for one in account.entities["leads"] if one["id"] == lead["id"]]
+    [written] = [one for one in now["custom_fields_values"] if one["field_id"] == field["id"]]
     assert written["values"][0]["value"] == value
-    note = await _write(
-        connected, "notes", {"entity_type": "leads", "entity_id": lead["id"], "text": "Ann called"}, "note"
+    note = await office.write(
+        "notes", {"entity_type": "leads", "entity_id": lead["id"], "text": "Ann called"}, "note"
     )
     assert note.status_code == 201, note.text
-    talk = next(one for one in account.talks.values() if not one["is_closed"])
+    talk = next(one for one in account.talks if one["is_in_work"])
     entity = {"entity_type": "contacts", "entity_id": talk["contact_id"]}
-    message = await _write(connected, "messages", entity | {"text": "Hello Ann"}, "message")
+    message = await office.write("messages", entity | {"text": "Hello Ann"}, "message")
     assert message.status_code == 201, message.text
-    as_note = await _write(
-        connected, "messages", entity | {"text": "A note", "as_note": True}, "message-as-note"
-    )
+    as_note = await office.write("messages", entity | {"text": "A note", "as_note": True}, "message-as-note")
     assert as_note.json()["result"]["as"] == "note"
 
 
-async def test_an_org_that_is_not_connected_or_was_never_synced_is_told(house: House) -> None:
-    body = {"text": "x", "complete_till": _SOON}
-    answer = await _write(house, "tasks", body)
+async def test_an_org_that_is_not_connected_or_was_never_synced_is_told(doors: Doors) -> None:
+    path, body = "/api/v1/orgs/acme/deal-fields", {"deal_id": 1, "field_id": 2, "value": "x"}
+    answer = await doors.post(path, body, headers={"Idempotency-Key": "k1"})
     assert (answer.status_code, answer.json()["reason_code"]) == (404, "not_connected")
-    await connect("acme", house.acme, house.settings)
-    answer = await _write(house, "tasks", body | {"task_type_id": 2})
+    await doors.connect()
+    answer = await doors.post(path, body, headers={"Idempotency-Key": "k1"})
     assert (answer.status_code, answer.json()["reason_code"]) == (409, "never_synced")
 
 
@@ -212,11 +219,10 @@ async def test_a_body_that_is_too_large_or_does_not_come_is_told(
     )
     assert deep.status_code == 400
     monkeypatch.setattr("gateway.access.BODY_SECONDS", 0.1)
-
-    async def slowly() -> AsyncIterator[bytes]:
-        yield b"{"
-        await asyncio.sleep(0.5)
-        yield b"}"
-
-    slow = await doors.http.post(TASKS, content=slowly(), headers=doors.signed() | headers)
-    assert slow.status_code == 408
+    port = int(doors.url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = [f"POST {TASKS} HTTP/1.1", "Host: x", "Content-Length: 10"]
+    lines += [f"{name}: {value}" for name, value in (doors.signed() | headers).items()]
+    writer.write("\r\n".join((*lines, "", "{")).encode())
+    assert (await asyncio.wait_for(reader.readline(), 10)).split()[1] == b"408"
+    writer.close()

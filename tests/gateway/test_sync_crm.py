@@ -1,4 +1,4 @@
-"""The product's own door to an account's set-up (product-contract.md, row 13): its answers, its words, one run for all."""
+"""The product's own door to an account's set-up (product-contract.md, row 13): answers, words, one run for all."""
 
 import asyncio
 from collections.abc import AsyncIterator
