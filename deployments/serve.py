@@ -11,6 +11,7 @@ from prefect import aserve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.schedules import Cron
 
+from flows.actions import add_note, create_task, send_message, settle_actions, update_deal_field
 from flows.connect import connect_account, disconnect_account
 from flows.fleet_sync import full_crm_sync_all
 from flows.full_sync import full_crm_sync
@@ -76,6 +77,30 @@ async def main() -> None:
             name="on-demand",
             tags=["kommo"],
             description="Compare one org's webhooks with Kommo since a moment, and repair what was missed.",
+        ),
+        await send_message.ato_deployment(
+            name="on-demand", tags=["kommo"], description="Send a customer a text in an open conversation."
+        ),
+        await create_task.ato_deployment(
+            name="on-demand", tags=["kommo"], description="Create a task for the sales team, once."
+        ),
+        await update_deal_field.ato_deployment(
+            name="on-demand", tags=["kommo"], description="Give one field of a deal a new value."
+        ),
+        await add_note.ato_deployment(
+            name="on-demand",
+            tags=["kommo"],
+            description="Leave an internal note; the customer never sees it.",
+        ),
+        await settle_actions.ato_deployment(
+            name="every-minute",
+            tags=["kommo"],
+            schedule=Cron("* * * * *", timezone="UTC"),
+            # Runs may overlap without harm: an action belongs to one of them. One at a time is enough.
+            concurrency_limit=ConcurrencyLimitConfig(
+                limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+            ),
+            description="Go on with the actions that a killed process left behind.",
         ),
         # True, the default, would pause the schedules at every restart.
         pause_on_shutdown=False,

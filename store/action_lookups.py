@@ -60,7 +60,6 @@ async def made_already(db: Database, org: str, names: Sequence[str]) -> set[str]
 
 async def open_counts(db: Database) -> dict[str, int]:
     """How many actions are open, by state."""
-    query = select(TABLE.c.state, func.count()).where(IS_OPEN).group_by(TABLE.c.state)
+    query = select(TABLE.c.state, func.count().label("number")).where(IS_OPEN).group_by(TABLE.c.state)
     async with db.read() as connection:
-        rows = (await connection.execute(query)).tuples()
-        return dict(rows.all())
+        return {row.state: row.number for row in await connection.execute(query)}

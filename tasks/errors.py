@@ -7,6 +7,7 @@ from store.errors import StoreError
 from tasks.reports import FleetReport, SyncReport
 
 if TYPE_CHECKING:
+    from store.actions import ActionRecord
     from tasks.refresh_due import RefreshReport
     from tasks.webhook_health import HealthReport
 
@@ -77,6 +78,14 @@ class InvalidActionError(DataPlaneError):
 
 class IdempotencyConflictError(DataPlaneError):
     """The idempotency key belongs to another request already; nothing was sent."""
+
+
+class ActionFailedError(DataPlaneError):
+    """An action was not done, or nobody can say whether it was; `record` says how it stands."""
+
+    def __init__(self, record: "ActionRecord") -> None:
+        self.record = record
+        super().__init__(f"The action {record.action_id} ({record.kind}) is {record.state}. {record.reason}")
 
 
 class RefreshRunFailedError(DataPlaneError):

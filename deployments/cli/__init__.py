@@ -73,6 +73,7 @@ def build_app() -> App:
         help="Compare an org's webhooks with Kommo, and repair.",
     )
     app.command(webhooks)
+    app.command(_actions())
     snapshot = App(
         name="snapshot", help="Look at what was read: now, at any time, and what changed between runs."
     )
@@ -103,6 +104,23 @@ def build_app() -> App:
     )
     app.command(budget)
     return app
+
+
+def _actions() -> App:
+    place = "deployments.cli.actions"
+    action = App(name="action", help="Have something done at Kommo, once, and see what came of it.")
+    action.command(
+        f"{place}:send_message", name="send-message", help="Send the customer a text in an open conversation."
+    )
+    action.command(f"{place}:create_task", name="create-task", help="Create a task for the sales team.")
+    action.command(
+        f"{place}:update_deal_field", name="update-deal-field", help="Give one field of a deal a new value."
+    )
+    action.command(f"{place}:add_note", name="add-note", help="Leave an internal note; no customer sees it.")
+    action.command(f"{place}:show_all", name="list", help="Actions and what came of them, newest first.")
+    action.command(f"{place}:show", name="show", help="One action, with what was asked for.")
+    action.command(f"{place}:settle", name="settle", help="Go on with what was left behind.")
+    return action
 
 
 def _version() -> str:

@@ -14,6 +14,8 @@ from tasks.actions.wishes import (
     IdempotencyKey,
     SendMessage,
     UpdateDealField,
+    check_key,
+    make_wish,
 )
 
 __all__ = [
@@ -27,6 +29,8 @@ __all__ = [
     "Options",
     "SendMessage",
     "UpdateDealField",
+    "check_key",
+    "make_wish",
     "open_action_session",
     "perform",
     "perform_many",

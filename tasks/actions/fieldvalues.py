@@ -156,8 +156,9 @@ def as_seconds(spec: FieldSpec, value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     text = str(value)
-    if re.fullmatch(r"-?\d{1,12}", text, re.ASCII):
-        return int(text)
+    # As text it needs the length of a moment: "1990" is a year, and no moment of the first hour of 1970.
+    if isinstance(value, int) or re.fullmatch(r"-?\d{9,12}", text, re.ASCII):
+        return int(value)
     try:
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII):
             if spec.type == "date_time":

@@ -16,6 +16,7 @@ from tasks.actions.facts import Facts
 from tasks.installation import open_database
 from tasks.session import process_name
 
+
 @dataclass(frozen=True)
 class Options:
     """How actions are performed; all in seconds but `most_sends`.

@@ -4,12 +4,23 @@ Whether it fits the org's own CRM (fields, users, stages) is seen by `tasks.acti
 product's (product-contract.md, doors 7 to 9); Kommo's: kommo-api.md §3.4, §3.8, §3.9 and §4.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from store.digest import digest_of
+from tasks.errors import InvalidActionError
 
 LONGEST_TEXT = 10_000
 """Characters of a text; Kommo names no limit, channels cut messages at a few thousand."""
@@ -118,10 +129,41 @@ WISHES: dict[ActionKind, type[AnyWish]] = {
 }
 
 
-def wish_of(kind: str, request: dict[str, Any]) -> AnyWish:
-    """The wish that a journal's row holds.
+_KEY: TypeAdapter[str] = TypeAdapter(IdempotencyKey)
+
+
+def make_wish(kind: ActionKind, values: Mapping[str, Any]) -> AnyWish:
+    """A wish from what a person or a program gave.
 
     Raises:
-        ValueError: there is no such kind, or the request is not one of it.
+        InvalidActionError: it is none; says which value is at fault and why, and never repeats the value.
     """
-    return WISHES[ActionKind(kind)].model_validate(request)
+    complaints: list[str] = []
+    try:
+        return WISHES[kind].model_validate(values)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        places = [".".join(str(step) for step in one["loc"]) for one in found]
+        complaints = [
+            f"{place}: {one['msg']}" if place else one["msg"]
+            for place, one in zip(places, found, strict=True)
+        ]
+        first = places[0] if places else ""
+    # Outside the handler: the error holds what was given.
+    raise InvalidActionError(f"This is no {kind.value}. {'; '.join(complaints[:5])}.", first)
+
+
+def check_key(key: str) -> str:
+    """The idempotency key.
+
+    Raises:
+        InvalidActionError: it cannot be one.
+    """
+    try:
+        return _KEY.validate_python(key)
+    except ValidationError:
+        pass
+    raise InvalidActionError(
+        f"An idempotency key is 1 to {LONGEST_KEY} printable ASCII characters without spaces; a UUID is a good one.",
+        "idempotency_key",
+    )

@@ -1,6 +1,5 @@
-"""What the tests of actions share: an org on a sandbox with its snapshots, a session, and what the sandbox has counted."""
+"""What the tests of actions share: an org on a sandbox with its snapshots, a session, what the sandbox counted."""
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -154,6 +153,12 @@ class World:
     def lead_id(self) -> int:
         return int(next(iter(self.account.entities["leads"]))["id"])
 
+    def lead(self) -> dict[str, Any]:
+        """The first lead, as it is now."""
+        found = self.account.entities["leads"].get(self.lead_id)
+        assert found is not None
+        return dict(found)
+
     def session(self, **options: Any) -> Any:
         return session_on(self.database, self.access, **options)
 
@@ -171,7 +176,11 @@ class World:
         return [task for task in self.account.tasks if task["text"] == text]
 
     async def told(self) -> list[OutboxRecord]:
-        return [one for one in await list_outbox(self.database, limit=1_000_000) if one.type.startswith("kommo.action.")]
+        return [
+            one
+            for one in await list_outbox(self.database, limit=1_000_000)
+            if one.type.startswith("kommo.action.")
+        ]
 
 
 def a_task(world: World, text: str = "Call back", **values: Any) -> CreateTask:
@@ -184,10 +193,3 @@ def a_task(world: World, text: str = "Call back", **values: Any) -> CreateTask:
 def a_key() -> str:
     """An idempotency key that nobody else has."""
     return uuid.uuid4().hex
-
-
-async def soon(check: Any, seconds: float = 10.0) -> None:
-    """Wait until something is true."""
-    async with asyncio.timeout(seconds):
-        while not await check():
-            await asyncio.sleep(0.02)

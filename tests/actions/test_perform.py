@@ -85,11 +85,11 @@ async def test_r3_equal_actions_with_keys_of_their_own_are_each_done_once(world:
     """Answers are lost, and what is found for one is not taken for the other."""
     world.drop_answers(0.5)
     async with world.session() as session:
-        records = await asyncio.gather(
-            *(perform(session, "acme", a_task(world), a_key()) for _ in range(6)),
+        singles, many = await asyncio.gather(
+            asyncio.gather(*(perform(session, "acme", a_task(world), a_key()) for _ in range(6))),
             perform_many(session, "acme", [(a_task(world), a_key()) for _ in range(6)]),
         )
-    flat = [one for record in records for one in (record if isinstance(record, list) else [record])]
+    flat = [*singles, *many]
     assert {record.state for record in flat} == {ActionState.CONFIRMED}
     made = {task["id"] for task in world.tasks("Call back")}
     assert len(made) == 12
@@ -101,7 +101,9 @@ async def test_what_passes_by_itself_is_waited_for(world: World, kind: str) -> N
     world.sandbox.world.faults.add(kind=kind, times=1, method="POST", path="/tasks", retry_after=0.3)
     async with world.session(patience=0.5 if kind == "403_html" else 10.0) as session:
         record = await perform(session, "acme", a_task(world), "key-1")
-        if kind == "403_html":  # all of the address stops for a quarter of an hour, and the action waits for that
+        if (
+            kind == "403_html"
+        ):  # all of the address stops for a quarter of an hour, and the action waits for that
             assert record.state is ActionState.INTENDED
             assert record.reason_code in {"ip_blocked", "budget_blocked"}
             return
@@ -151,7 +153,7 @@ async def test_notes_and_fields_are_written_and_found_again(world: World) -> Non
     assert noted.result == {"as": "note", "note_id": made["id"], "settled": "by looking it up"}
     assert priced.state is ActionState.CONFIRMED
     assert priced.result["settled"] == "by looking it up"
-    assert world.account.entities["leads"].get(world.lead_id)["price"] == 4321
+    assert world.lead()["price"] == 4321
 
 
 async def test_the_last_value_that_was_asked_for_stays(world: World) -> None:
@@ -163,7 +165,7 @@ async def test_the_last_value_that_was_asked_for_stays(world: World) -> None:
     async with world.session() as session:
         records = await perform_many(session, "acme", wishes)
     assert {record.state for record in records} == {ActionState.CONFIRMED}
-    assert world.account.entities["leads"].get(world.lead_id)["price"] == 7
+    assert world.lead()["price"] == 7
 
 
 async def test_an_update_that_was_left_behind_does_not_undo_a_later_one(world: World) -> None:
@@ -178,7 +180,7 @@ async def test_an_update_that_was_left_behind_does_not_undo_a_later_one(world: W
         await asyncio.sleep(1.1)  # the lease of the first one ends
         record = await perform(session, "acme", first, "key-1")
     assert (record.state, record.reason_code) == (ActionState.FAILED, "superseded")
-    assert world.account.entities["leads"].get(world.lead_id)["price"] == 2
+    assert world.lead()["price"] == 2
 
 
 def _never(work: object) -> asyncio.Task[None]:

@@ -1,0 +1,221 @@
+"""Actions: what the product, an automation or a person has done at Kommo, each exactly once.
+
+The story of each: check it against the org's own CRM, journal it under its key, send it, look it up if the answer was
+lost. All of that is `tasks.actions.perform`; the gateway and the command line call it too, without a flow run, because
+a run's start costs seconds (prefect-facts §0; docs/decisions/2026-11-25-actions.md). These flows are for the UI's form
+and for whoever triggers by Prefect's API. `settle-actions` goes on with what a killed process has left behind.
+"""
+
+import uuid
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import Field, JsonValue
+
+from blocks.settings import Settings
+from flows.parameters import Org
+from tasks.actions import ActionKind, check_key, make_wish, open_action_session
+from tasks.actions.running import (
+    ActionAnswer,
+    SettleReport,
+    perform_action,
+    settle_due_actions,
+)
+
+Key = Annotated[
+    str | None,
+    Field(
+        title="Idempotency key",
+        description="The same key again gives the same action, and nothing is written twice. By default the run's id.",
+        max_length=200,
+    ),
+]
+EntityId = Annotated[int, Field(title="Entity id", description="Kommo's id of it.", ge=1)]
+Text = Annotated[str, Field(title="Text", min_length=1, max_length=10_000)]
+
+
+@flow(
+    name="send-message",
+    flow_run_name="message to {entity_type} {entity_id} of {org}",
+    description="Send the customer a text in the open conversation that belongs to a deal or a contact.",
+    persist_result=False,
+)
+async def send_message(
+    org: Org,
+    *,
+    entity_type: Annotated[Literal["leads", "contacts"], Field(title="Of a")],
+    entity_id: EntityId,
+    text: Text,
+    channel: Annotated[
+        str | None, Field(title="Channel", description="Only into this channel: its id, name or origin.")
+    ] = None,
+    as_note: Annotated[
+        bool,
+        Field(title="As a note", description="Write an internal note instead; the customer never sees it."),
+    ] = False,
+    idempotency_key: Key = None,
+) -> ActionAnswer:
+    """Send a message.
+
+    Args:
+        org: the product's tenant.
+        entity_type: leads or contacts.
+        entity_id: Kommo's id.
+        text: what the customer reads.
+        channel: only into this channel.
+        as_note: an internal note instead.
+        idempotency_key: whose repetition is the same action.
+
+    Raises:
+        ActionFailedError: it was not sent, with the reason.
+    """
+    values = {
+        "entity_type": entity_type,
+        "entity_id": entity_id,
+        "text": text,
+        "channel": channel,
+        "as_note": as_note,
+    }
+    return await _perform(org, ActionKind.SEND_MESSAGE, values, idempotency_key)
+
+
+@flow(
+    name="create-task",
+    flow_run_name="task for {org}",
+    description="Create a task for the sales team, once.",
+    persist_result=False,
+)
+async def create_task(
+    org: Org,
+    *,
+    text: Text,
+    complete_till: Annotated[int, Field(title="Due", description="Unix seconds (not milliseconds).")],
+    task_type_id: Annotated[int, Field(title="Task type", description="1 is a follow-up.", ge=1)] = 1,
+    responsible_user_id: Annotated[
+        int | None, Field(title="Responsible user", description="Without one, the token's own user.", ge=1)
+    ] = None,
+    entity_id: Annotated[int | None, Field(title="Entity id", ge=1)] = None,
+    entity_type: Annotated[Literal["leads", "contacts", "companies"] | None, Field(title="Of a")] = None,
+    idempotency_key: Key = None,
+) -> ActionAnswer:
+    """Create a task.
+
+    Args:
+        org: the product's tenant.
+        text: what is to be done.
+        complete_till: until when, in unix seconds.
+        task_type_id: the account's kind of task.
+        responsible_user_id: who does it.
+        entity_id: Kommo's id of what it belongs to.
+        entity_type: leads, contacts or companies.
+        idempotency_key: whose repetition is the same action.
+
+    Raises:
+        ActionFailedError: it was not created, with the reason.
+    """
+    values = {
+        "text": text,
+        "complete_till": complete_till,
+        "task_type_id": task_type_id,
+        "responsible_user_id": responsible_user_id,
+        "entity_id": entity_id,
+        "entity_type": entity_type,
+    }
+    return await _perform(org, ActionKind.CREATE_TASK, values, idempotency_key)
+
+
+@flow(
+    name="update-deal-field",
+    flow_run_name="field {field_id} of deal {deal_id} of {org}",
+    description="Give one field of a deal a new value.",
+    persist_result=False,
+)
+async def update_deal_field(
+    org: Org,
+    *,
+    deal_id: Annotated[int, Field(title="Deal id", ge=1)],
+    field_id: Annotated[
+        int | str,
+        Field(
+            title="Field",
+            description="A custom field's id or code, or name, price, status_id, responsible_user_id.",
+        ),
+    ],
+    value: Annotated[
+        JsonValue, Field(title="Value", description="In the field's form; null clears a custom field.")
+    ] = None,
+    idempotency_key: Key = None,
+) -> ActionAnswer:
+    """Update a field.
+
+    Args:
+        org: the product's tenant.
+        deal_id: Kommo's id of the deal.
+        field_id: which field.
+        value: its new value.
+        idempotency_key: whose repetition is the same action.
+
+    Raises:
+        ActionFailedError: it was not updated, with the reason.
+    """
+    values = {"deal_id": deal_id, "field_id": field_id, "value": value}
+    return await _perform(org, ActionKind.UPDATE_DEAL_FIELD, values, idempotency_key)
+
+
+@flow(
+    name="add-note",
+    flow_run_name="note on {entity_type} {entity_id} of {org}",
+    description="Leave an internal note; the customer never sees it.",
+    persist_result=False,
+)
+async def add_note(
+    org: Org,
+    *,
+    entity_type: Annotated[Literal["leads", "contacts", "companies"], Field(title="On a")],
+    entity_id: EntityId,
+    text: Text,
+    idempotency_key: Key = None,
+) -> ActionAnswer:
+    """Add a note.
+
+    Args:
+        org: the product's tenant.
+        entity_type: leads, contacts or companies.
+        entity_id: Kommo's id.
+        text: the note.
+        idempotency_key: whose repetition is the same action.
+
+    Raises:
+        ActionFailedError: it was not added, with the reason.
+    """
+    values = {"entity_type": entity_type, "entity_id": entity_id, "text": text}
+    return await _perform(org, ActionKind.ADD_NOTE, values, idempotency_key)
+
+
+@flow(
+    name="settle-actions",
+    flow_run_name="settle actions",
+    description="Go on with the actions that a killed process left behind; look up again what is unknown.",
+    persist_result=False,
+)
+async def settle_actions(
+    orgs: Annotated[list[Org] | None, Field(title="Only these orgs", description="Without any, all.")] = None,
+) -> SettleReport:
+    """Settle actions.
+
+    Args:
+        orgs: only these.
+
+    Returns:
+        How many were taken up, and how many are open yet.
+    """
+    async with open_action_session(Settings()) as session:
+        return await settle_due_actions(session, orgs)
+
+
+async def _perform(org: str, kind: ActionKind, values: Mapping[str, object], key: str | None) -> ActionAnswer:
+    wish, key = make_wish(kind, values), check_key(key or flow_run.get_id() or uuid.uuid4().hex)
+    async with open_action_session(Settings()) as session:
+        return await perform_action(session, org, wish, key)
