@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_headers_conformance,
@@ -82,6 +83,7 @@ def _ask_everything(document: dict[str, Any], doors: Doors) -> set[tuple[str, st
     seen: set[tuple[str, str, int]] = set()
     schema = schemathesis.openapi.from_dict(document)
     for found in schema.get_all_operations():
+        assert isinstance(found, Ok)
         operation = found.ok()
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
 
@@ -94,7 +96,7 @@ def _ask_everything(document: dict[str, Any], doors: Doors) -> set[tuple[str, st
                 phases=[Phase.explicit, Phase.generate],
             )
             @given(case=operation.as_strategy(generation_mode=mode), ours=st.booleans())
-            def ask(case: schemathesis.Case, ours: bool) -> None:
+            def ask(case: schemathesis.Case[Any], ours: bool) -> None:
                 headers = {"Authorization": f"Bearer {doors.every}"}
                 if ours and "org" in case.path_parameters:
                     case.path_parameters["org"] = "acme"

@@ -90,7 +90,8 @@ async def test_the_words_that_the_product_compares(house: House) -> None:
     await connect("acme", house.acme, house.settings)
     never = await _ask(house, fresh="false")
     assert never.status_code == 404
-    for wrong in ({"type": "canary"}, {}, [], None):
+    wrongs: tuple[Any, ...] = ({"type": "canary"}, {}, [], None)
+    for wrong in wrongs:
         refused = await house.product.post(DOOR, json=wrong, headers=house.signed())
         assert refused.status_code == 400
         assert "body" in refused.json()["error"]
@@ -172,7 +173,7 @@ async def deployment(prefect_api: str) -> AsyncIterator[UUID]:
 async def _scheduled(deployment: UUID) -> list[Any]:
     async with get_client() as client:
         runs = [run for run in await client.read_flow_runs() if run.deployment_id == deployment]
-    return [run for run in runs if run.state.is_scheduled()]
+    return [run for run in runs if run.state is not None and run.state.is_scheduled()]
 
 
 async def _until_scheduled(deployment: UUID) -> Any:
