@@ -119,7 +119,11 @@ async def _take_body(request: Request) -> None:
 async def named_org(
     header: Annotated[
         str | None,
-        Header(alias=ORG_HEADER, description="The org to act for: the product's tenant.", examples=["acme"]),
+        Header(
+            alias=ORG_HEADER,
+            description="The org to act for: the product's tenant. A key that is for one org only need not name it.",
+            examples=["acme"],
+        ),
     ] = None,
     org: Annotated[
         str | None,
@@ -138,13 +142,15 @@ NamedOrg = Annotated[str | None, Depends(named_org)]
 
 
 def authorized_org(caller: ApiKey | None, org: str | None) -> str:
-    """The org that the caller may act for.
+    """The org that the caller may act for; a key that is for one org only need not name it.
 
     Raises:
         Refusal: 401 without a good key, 400 without an org, 403 if the key is not for it.
     """
     if caller is None:
         raise Refusal(401, "Unauthorized", CHALLENGE)
+    if org is None and caller.orgs is not None and len(caller.orgs) == 1:
+        org = caller.orgs[0]
     if org is None:
         raise Refusal(400, f"Name the org to act for in the header {ORG_HEADER}.")
     try:

@@ -20,7 +20,8 @@ _DESCRIPTION = """\
 The HTTP door between the product and its customers' Kommo accounts.
 
 **Who asks** is proven by a key (`kommo keys api create`), sent as `Authorization: Bearer kdp_…` or `X-API-Key`.
-**For which org** is named beside it, in the header `X-Kommo-Org`; a key may be limited to some orgs.
+**For which org** is named beside it, in the header `X-Kommo-Org`; a key may be limited to some orgs, and one for a
+single org need not name it. **How often** a key may ask is limited (429 with `Retry-After`).
 
 **Errors**: under `/api/v1/crm/kommo/` and `/api/v1/agents/` the body is `{"error": "…"}`, elsewhere problem+json
 (RFC 9457). Every answer carries `X-Request-Id`, by which the log of this service knows the request; only a webhook that

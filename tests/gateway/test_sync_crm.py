@@ -98,6 +98,10 @@ async def test_the_words_that_the_product_compares(house: House) -> None:
         assert "canary" not in refused.text
     unread = await house.product.post(DOOR, content=b"{", headers=house.signed())
     assert unread.status_code == 400
+    unnamed = await house.product.post(DOOR, json=body, headers={"X-API-Key": house.every})
+    assert (unnamed.status_code, "X-Kommo-Org" in unnamed.json()["error"]) == (400, True)
+    by_key = await house.product.post(f"{DOOR}?fresh=false", json=body, headers={"X-API-Key": house.key})
+    assert by_key.status_code == 404, "a key for one org names it"
     other = await house.product.post(DOOR, json=body, headers=house.signed("globex", house.key))
     assert (other.status_code, other.json()) == (403, {"error": "This key may not act for that org."})
     await set_state(
