@@ -50,12 +50,12 @@ class Lane(StrEnum):
 
 HORIZONS: Mapping[str, float] = {
     Lane.ACTION: math.inf,
-    Lane.WEBHOOK: 1.0,
-    Lane.SYNC: 0.6,
-    Lane.BACKFILL: 0.3,
+    Lane.WEBHOOK: 0.12,
+    Lane.SYNC: 0.06,
+    Lane.BACKFILL: 0.03,
 }
-"""How many seconds ahead a lane may reserve. All but actions stop booking at theirs, so an action waits a
-second at most behind any amount of other work, and a sync stands in front of a backfill."""
+"""How many seconds ahead a lane may reserve. All but actions stop booking at theirs, less than a spacing at Kommo's own
+limit: so an action lets one request at most go before it, and a sync stands in front of a backfill."""
 
 
 class Reservation(Protocol):

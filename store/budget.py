@@ -32,10 +32,11 @@ DEFAULT_LIMITS: Mapping[str, float] = {"account": 7.0, "egress": 7.0}
 RESERVE = 1.03
 # Seconds of unused time that are made up for; a key that was idle for longer begins anew, at its pace.
 CREDIT = 0.6
-# How far ahead (seconds) a lane may reserve. What is reserved cannot be taken back, so an action waits for at
-# most about the longest horizon below its own. Its own is so long only that a clock gone mad cannot reserve
-# for ever.
-HORIZONS: Mapping[str, float] = {"action": 60.0, "webhook": 1.0, "sync": 0.6, "backfill": 0.3}
+# How far ahead (seconds) a lane may reserve. What is reserved cannot be taken back; within less than a spacing that is
+# one place at most, so that an action lets one request at most go before it. Longer ones win no pace: measured in
+# docs/decisions/2026-11-25-actions.md. An action's own is so long only that a clock gone mad cannot reserve for
+# ever.
+HORIZONS: Mapping[str, float] = {"action": 60.0, "webhook": 0.12, "sync": 0.06, "backfill": 0.03}
 # A reservation may leave a key unused for at most this long (seconds) because of another of its keys. Without
 # it one account that Kommo slowed down for a minute would, with a single reservation, push the shared egress
 # a minute ahead.

@@ -10,7 +10,7 @@ from store.action_journal import NEVER, HeldAction, Outcome
 from store.actions import ActionState
 from store.outbox import OutboxEvent
 from tasks.actions.plans import Call, Plan
-from tasks.errors import sentence_of
+from tasks.errors import NotConnectedError, ReauthorizationRequiredError, sentence_of
 from tasks.event_types import NOUNS, type_of
 
 _NAMESPACE = uuid.UUID("5b1f9b1c-0d0e-5d7a-9a51-3c7f4f7f2d10")
@@ -57,6 +57,10 @@ _PAYMENT_REASONS: Mapping[str, tuple[str, str]] = {
         _SEND + "the account's plan does not have sending by the API. It takes the plan Pro or Enterprise.",
     ),
 }
+_CODES: Mapping[type[BaseException], str] = {
+    NotConnectedError: "not_connected",
+    ReauthorizationRequiredError: "reauthorization_required",
+}
 NO_TALK = (
     "no_talk",
     _SEND
@@ -94,7 +98,7 @@ def reason_of(plan: Plan, error: BaseException) -> tuple[str, str]:
         if error.kind is ErrorKind.VALIDATION:
             return "refused_by_kommo", str(error)
         return error.kind.value, str(error)
-    return type(error).__name__.removesuffix("Error").lower() or "failed", sentence_of(error)
+    return _CODES.get(type(error), "failed"), sentence_of(error)
 
 
 def confirmed(held: HeldAction, plan: Plan, result: dict[str, Any], made: str | None) -> Outcome:

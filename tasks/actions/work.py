@@ -310,7 +310,8 @@ class Worker:
         age = (session.clock.now() - one.held.record.created_at).total_seconds()
         if error.kind in _NO_LOOK or age > session.options.give_up_after:
             code = "lookup_forbidden" if error.kind is ErrorKind.FORBIDDEN else "lookup_failed"
-            due_in = max(session.options.look_again, min(_LOOK_SHORTLY, age))
+            session.clients.forget(self._org)
+            due_in = min(_LOOK_SHORTLY, session.options.look_again + age)
             reason = (code, str(error))
             more = {"due_in": due_in} if age < _OLDEST_UNKNOWN else {}
             await self._conclude([outcomes.unknown(one.held, one.plan, reason, **more)])

@@ -16,5 +16,5 @@ async def world(database_place: tuple[str, str]) -> AsyncIterator[World]:
     config = quiet_config(accounts=1, leads=12, contacts=8, companies=3, talks=6)
     async with running_sandbox(config) as sandbox, Database.open(*database_place) as database:
         await database.ensure()
-        await join(database, access_of(sandbox))
+        await join(database, access_of(sandbox), like="world")
         yield World(database, sandbox)

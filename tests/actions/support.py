@@ -59,7 +59,7 @@ class AccessClients:
 
     def __init__(self, access: Access, budget: RateBudget | None = None, lane: Lane = Lane.ACTION) -> None:
         self._budget = budget or InProcessBudget({"account": 10_000, "egress": 10_000}, SystemClock())
-        self._client = KommoClient(
+        self.client = KommoClient(
             parse_host(access.host, allow_loopback=True),
             StaticToken(SecretStr(access.token)),
             budget=self._budget,
@@ -71,22 +71,32 @@ class AccessClients:
     @asynccontextmanager
     async def use(self, connection: ConnectionRecord) -> AsyncIterator[KommoClient]:
         del connection
-        yield self._client
+        yield self.client
 
     def forget(self, org: str) -> None:
         del org
         self.forgotten += 1
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self.client.aclose()
 
     @property
     def requests_sent(self) -> int:
-        return self._client.requests_sent
+        return self.client.requests_sent
 
 
-async def join(database: Database, access: Access, org: str = "acme") -> None:
-    """Connect an org, and read its set-up as a sync does."""
+_READ: dict[tuple[str, int], dict[str, Any]] = {}
+
+
+async def join(database: Database, access: Access, org: str = "acme", *, like: str | None = None) -> None:
+    """Connect an org, and save its set-up as a sync does.
+
+    Args:
+        database: The store.
+        access: The account.
+        org: The org.
+        like: A name for sandboxes that are made alike: what one of them has is not read from the next one again.
+    """
     now = datetime.now(UTC)
     connection = await put_connection(
         database,
@@ -98,20 +108,30 @@ async def join(database: Database, access: Access, org: str = "acme") -> None:
         now=now,
     )
     run_id = await begin_run(database, org, "all", None, now=now)
+    rows = _READ.get((like or "", access.account_id))
+    if rows is None:
+        rows = await _read(database, connection, access, run_id)
+        if like:
+            _READ[like, access.account_id] = rows
+    await save_snapshot(database, run_id, org, rows, read_started_at=now, now=datetime.now(UTC))
+
+
+async def _read(
+    database: Database, connection: ConnectionRecord, access: Access, run_id: str
+) -> dict[str, Any]:
     clients = AccessClients(access)
     async with clients.use(connection) as client:
         session = SyncSession(
-            org=org,
+            org=connection.org,
             connection=connection,
             client=client,
             database=database,
             run_id=run_id,
             clock=SystemClock(),
         )
-        for group in Group:
-            rows = await read_group(session, group)
-            await save_snapshot(database, run_id, org, rows, read_started_at=now, now=datetime.now(UTC))
+        groups = [await read_group(session, group) for group in Group]
     await clients.aclose()
+    return {kind: items for rows in groups for kind, items in rows.items()}
 
 
 @asynccontextmanager

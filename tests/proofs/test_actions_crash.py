@@ -21,7 +21,7 @@ from tests.syncing import quiet_config
 
 pytestmark = pytest.mark.proof
 
-ACTIONS = 1000 if FULL else 80
+ACTIONS = 1000 if FULL else 40
 PROCESSES = 3
 DROPPED = 0.2
 TIMES = {"patience": 30.0, "lease": 3.0, "send_within": 1.0, "longest_request": 1.0}
@@ -50,7 +50,7 @@ async def killing(parts: Sequence[Part], dice: random.Random) -> int:
     """Run all parts to their end; now and then one process is killed, and another one begins its part anew."""
     running: list[BaseProcess] = [start(part) for part in parts]
     killed, deadline = 0, time.monotonic() + (600 if FULL else 90)
-    most = 40 if FULL else 4
+    most = 40 if FULL else 2
     try:
         while any(process.is_alive() for process in running):
             assert time.monotonic() < deadline, "it does not end"
