@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Request
+from fastapi import APIRouter, Body, Header, Path, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -69,6 +69,30 @@ Key = Annotated[
         "the same action, done once and answered alike; with another body it is a conflict.",
         examples=["3f6c2c1e-7a55-4f7e-9d5e-6b1f0a2b9c11"],
     ),
+]
+
+SendMessageBody = Annotated[
+    SendMessage, Body(examples=[{"entity_type": "leads", "entity_id": 15318175, "text": "Hello Ann"}])
+]
+CreateTaskBody = Annotated[
+    CreateTask,
+    Body(
+        examples=[
+            {
+                "text": "Call Ann",
+                "complete_till": 1800000000,
+                "task_type_id": 1,
+                "entity_id": 15318175,
+                "entity_type": "leads",
+            }
+        ]
+    ),
+]
+UpdateDealFieldBody = Annotated[
+    UpdateDealField, Body(examples=[{"deal_id": 15318175, "field_id": 1016236, "value": "VIP"}])
+]
+AddNoteBody = Annotated[
+    AddNote, Body(examples=[{"entity_type": "leads", "entity_id": 15318175, "text": "Ann called"}])
 ]
 
 
@@ -170,7 +194,7 @@ def _answers(done: int) -> dict[int | str, dict[str, Any]]:
     responses=_answers(201),
 )
 async def send_message(
-    *, request: Request, caller: Caller, org: Org, key: Key, body: SendMessage
+    *, request: Request, caller: Caller, org: Org, key: Key, body: SendMessageBody
 ) -> Response:
     """Send a text into the open conversation of a deal or contact.
 
@@ -185,7 +209,9 @@ async def send_message(
     status_code=201,
     responses=_answers(201),
 )
-async def create_task(*, request: Request, caller: Caller, org: Org, key: Key, body: CreateTask) -> Response:
+async def create_task(
+    *, request: Request, caller: Caller, org: Org, key: Key, body: CreateTaskBody
+) -> Response:
     """Make a task for a person of the sales team, once."""
     return await _perform(request, authorized_org(caller, org), body, key, done=201)
 
@@ -196,7 +222,7 @@ async def create_task(*, request: Request, caller: Caller, org: Org, key: Key, b
     responses=_answers(200),
 )
 async def update_deal_field(
-    *, request: Request, caller: Caller, org: Org, key: Key, body: UpdateDealField
+    *, request: Request, caller: Caller, org: Org, key: Key, body: UpdateDealFieldBody
 ) -> Response:
     """Give one field of a deal a value, after looking whether the field can have it."""
     return await _perform(request, authorized_org(caller, org), body, key, done=200)
@@ -208,7 +234,7 @@ async def update_deal_field(
     status_code=201,
     responses=_answers(201),
 )
-async def add_note(*, request: Request, caller: Caller, org: Org, key: Key, body: AddNote) -> Response:
+async def add_note(*, request: Request, caller: Caller, org: Org, key: Key, body: AddNoteBody) -> Response:
     """Write a note on a deal, contact or company. It never reaches the customer."""
     return await _perform(request, authorized_org(caller, org), body, key, done=201)
 

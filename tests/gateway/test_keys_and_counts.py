@@ -1,6 +1,8 @@
 """Keys: how often each may ask, and that checking one tells nothing. Counts: what Prometheus is told."""
 
 import re
+import statistics
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,6 +19,7 @@ from store.outbox import OutboxEvent, add_events
 from tasks.api_keys import known_api_key, make_api_key
 from tests.gateway.doors import Doors, running_doors
 from tests.gateway.hooks import DOOR, form
+from tests.proofs.support import rounds
 from tests.store.builders import minutes
 
 
@@ -86,6 +89,32 @@ async def test_checking_a_key_is_the_same_work_for_every_text_that_is_none(db: D
         work.append(list(seen))
     assert all(one == work[0] for one in work)
     assert any("api_key" in statement for statement in work[0])
+
+
+@pytest.mark.timing
+@pytest.mark.proof
+@pytest.mark.seconds(3)
+async def test_checking_a_key_takes_as_long_for_every_text_that_is_none(db: Database, capsys: Any) -> None:
+    revoked, secret = await make_api_key(db, "revoked", None)
+    await revoke_key(db, revoked.key_id, now=minutes(0))
+    good = (await make_api_key(db, "good", None))[1].get_secret_value()
+    texts = {
+        "revoked": secret.get_secret_value(),
+        "unknown": "kdp_" + "x" * 43,
+        "all but the last letter": good[:-1] + ("a" if good[-1] != "a" else "b"),
+        "malformed": "nothing like one",
+        "too long": "x" * 30_000,
+    }
+    took: dict[str, list[float]] = {name: [] for name in texts}
+    for _ in range(150 * rounds(10)):
+        for name, text in texts.items():
+            began = time.perf_counter()
+            assert await known_api_key(db, SecretStr(text)) is None
+            took[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(values) * 1000 for name, values in took.items()}
+    with capsys.disabled():
+        print("\nchecking a key, median ms:", {name: round(value, 3) for name, value in medians.items()})  # noqa: T201
+    assert max(medians.values()) < 1.3 * min(medians.values())
 
 
 def _value(text: str, name: str, *labels: str) -> float:

@@ -9,14 +9,19 @@ import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow_async
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 
+from blocks.settings import Settings
 from flows.full_sync import full_crm_sync
+from gateway.background import Background
+from gateway.syncs import Syncs
+from kommo.clock import SystemClock
 from store.connections import ConnectionState, set_state
 from store.runs import list_runs
 from tasks import readers
 from tasks.errors import DataPlaneError
-from tasks.scopes import Group
+from tasks.installation import open_database
+from tasks.scopes import Group, Scope
 from tasks.session import SyncSession
 from tests.gateway.support import House
 from tests.syncing import connect, held
@@ -146,8 +151,8 @@ async def test_of_what_was_never_read_there_is_no_list(
 
 @pytest.mark.seconds(3)
 async def test_callers_at_once_share_a_run_and_who_does_not_wait_gets_its_address(connected: House) -> None:
-    hurried = [_ask(connected, wait=0) for _ in range(4)]
-    patient = [_ask(connected, wait=30) for _ in range(4)]
+    hurried = [_ask(connected, wait=0) for _ in range(2)]
+    patient = [_ask(connected, wait=30) for _ in range(2)]
     answers = await asyncio.gather(*hurried, *patient)
     assert [answer.status_code for answer in answers] == [202] * 4 + [200] * 4
     assert len(await list_runs(connected.services.database, "acme")) == 1
@@ -225,6 +230,22 @@ async def test_a_run_that_dies_is_told_and_the_next_one_is_another(
     assert (standing.json()["state"], standing.json()["started_at"]) == ("failed", None)
     again = await _ask(connected, "funnels", wait=0)
     assert again.json()["run_id"] != str(run.id)
+
+
+@pytest.mark.seconds(3)
+async def test_of_several_gateways_that_are_asked_at_once_all_get_one_run(
+    installation: Settings, deployment: UUID
+) -> None:
+    async with open_database(installation) as database:
+        gateways = [Syncs(database, Background(), SystemClock()) for _ in range(2)]
+        for _ in range(2):
+            runs = await asyncio.gather(*(one.start("acme", Scope.FIELDS) for one in gateways))
+            assert len(set(runs)) == 1
+            [run] = await _scheduled(deployment)
+            assert str(run.id) == runs[0]
+            async with get_client() as client:
+                await client.set_flow_run_state(run.id, Cancelled(), force=True)
+        assert await gateways[0].start("acme", Scope.ALL) != runs[0], "another scope is another run"
 
 
 async def test_without_prefect_it_says_so_and_when_to_try_again(
