@@ -151,8 +151,8 @@ async def test_of_what_was_never_read_there_is_no_list(
 
 @pytest.mark.seconds(3)
 async def test_callers_at_once_share_a_run_and_who_does_not_wait_gets_its_address(connected: House) -> None:
-    hurried = [_ask(connected, wait=0) for _ in range(2)]
-    patient = [_ask(connected, wait=30) for _ in range(2)]
+    hurried = [_ask(connected, wait=0) for _ in range(4)]
+    patient = [_ask(connected, wait=30) for _ in range(4)]
     answers = await asyncio.gather(*hurried, *patient)
     assert [answer.status_code for answer in answers] == [202] * 4 + [200] * 4
     assert len(await list_runs(connected.services.database, "acme")) == 1
