@@ -8,6 +8,7 @@ from kommo.answers import NOT_IN_PLAN, QUOTA_USED_UP
 from kommo.errors import ErrorKind, KommoError
 from store.action_journal import NEVER, HeldAction, Outcome
 from store.actions import ActionState
+from store.errors import StoreError
 from store.outbox import OutboxEvent
 from tasks.actions.plans import Call, Plan
 from tasks.errors import NotConnectedError, ReauthorizationRequiredError, sentence_of
@@ -22,6 +23,16 @@ _TEMPORARY = frozenset(
         ErrorKind.IP_BLOCKED,
         ErrorKind.UNREACHABLE,
         ErrorKind.TOO_BUSY,
+    }
+)
+# What only a person can change, so that a lookup will not work again by itself.
+NO_LOOK = frozenset(
+    {
+        ErrorKind.FORBIDDEN,
+        ErrorKind.PAYMENT_REQUIRED,
+        ErrorKind.NOT_FOUND,
+        ErrorKind.UNAUTHORIZED,
+        ErrorKind.OAUTH_REFUSED,
     }
 )
 _MESSAGE_REASONS: Mapping[ErrorKind, tuple[str, str]] = {
@@ -80,9 +91,18 @@ LOOKED_UP = (
 INTERRUPTED = ("interrupted", "The process that worked on it ended; it goes on by itself.")
 
 
-def is_temporary(error: KommoError) -> bool:
+def is_temporary(error: Exception) -> bool:
     """Whether the request was not carried out, and may be when it is sent again a little later."""
-    return not error.outcome_unknown and (error.kind in _TEMPORARY or error.retryable)
+    if isinstance(error, KommoError):
+        return not error.outcome_unknown and (error.kind in _TEMPORARY or error.retryable)
+    return not isinstance(error, NotConnectedError | ReauthorizationRequiredError)
+
+
+def waits_for(error: Exception) -> tuple[str, str]:
+    """What an action waits for that met a temporary trouble: a word and a sentence."""
+    if isinstance(error, KommoError):
+        return error.kind.value, str(error)
+    return "store_unavailable" if isinstance(error, StoreError) else "not_ready", sentence_of(error)
 
 
 def reason_of(plan: Plan, error: BaseException) -> tuple[str, str]:
@@ -153,11 +173,11 @@ def action_event(org: str, plan: Plan | None, facts: dict[str, Any]) -> OutboxEv
         facts: The payload, as far as it does not come from the plan.
     """
     noun = NOUNS.get(plan.entity or "") if plan else None
-    entity = {"type": plan.entity, "id": plan.entity_id} if plan and plan.entity else None
+    entity, number = (plan.entity, plan.entity_id) if plan else (None, None)
     return OutboxEvent(
         type_of("action", facts["state"]),
         org,
         f"{noun}:{plan.entity_id}" if plan and noun else f"action:{facts['action_id']}",
-        {**facts, "entity": entity},
+        {"org": org, **facts, "entity": entity, "id": number},
         str(uuid.uuid5(_NAMESPACE, f"{facts['action_id']}:{facts['state']}")),
     )

@@ -192,11 +192,10 @@ async def _outcome(
             return found
         now = session.seconds()
         free = [held.id for held in left if held.until <= now]
-        if free and not under_way:
-            under_way = {session.start(work_on(session, org, free))}
-        elif not under_way:  # others are at it
+        if not under_way:
             pause = min(max(_FIRST_LOOK, 1.5 * pause), _SLOWEST_LOOK)
             await clock.sleep(pause)
+            under_way = {session.start(work_on(session, org, free))} if free else set()
 
 
 async def _first_of(under_way: set[asyncio.Task[None]], napping: Coroutine[Any, Any, None]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kommo.client import KommoClient
+from kommo.errors import KommoError
 from kommo.transport import Gate
 from kommo.writing import (
     MOST_ELEMENTS,
@@ -93,6 +94,14 @@ def _ids(request: Sequence[Item], made: Sequence[Mapping[str, Any]]) -> list[tup
         pairs = [(one, named.get(one.held.record.action_id)) for one in request]
     return [
         (one, number) for one, number in pairs if isinstance(number, int) and not isinstance(number, bool)
+    ]
+
+
+def blamed_for(request: Sequence[Item], error: KommoError) -> list[Item]:
+    """The actions that a refusal of the whole request names, by their request_id or by their place [D §2.3]."""
+    named = {problem.element for problem in error.problems}
+    return [
+        one for place, one in enumerate(request) if one.held.record.action_id in named or str(place) in named
     ]
 
 

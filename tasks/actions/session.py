@@ -13,6 +13,7 @@ from kommo.transport import TOTAL_TIMEOUT
 from store.database import Database
 from tasks.actions.clients import ActionClients, Clients
 from tasks.actions.facts import Facts
+from tasks.actions.items import Item
 from tasks.installation import open_database
 from tasks.session import process_name
 
@@ -47,10 +48,16 @@ class Options:
     poll: float = 1.0
     finish: float = 5.0
 
-    @property
-    def absence_after_others(self) -> float:
-        """The same for what another worker has marked as sent: it may have sent it as late as it was allowed to."""
-        return self.send_within + self.longest_request + self.absence_after
+    def until_absent(self, one: Item, clock: Clock) -> float:
+        """Seconds until an action that cannot be found counts as not done; 0 or less if it does already."""
+        if one.answered:
+            return 0.0
+        if one.ended is not None:
+            return one.ended + self.absence_after - clock.monotonic()
+        # Another worker has marked it as sent, and may have sent it as late as it was allowed to.
+        sent_at = one.held.sent_at or one.held.record.created_at
+        latest = self.send_within + self.longest_request + self.absence_after
+        return latest - (clock.now() - sent_at).total_seconds()
 
 
 class ActionSession:

@@ -21,7 +21,7 @@ from tasks.actions import outcomes
 from tasks.actions.items import Item
 from tasks.actions.lookups import Found, look_up
 from tasks.actions.plans import Call
-from tasks.actions.requests import Done, find_talk, requests_for, send
+from tasks.actions.requests import Done, blamed_for, find_talk, requests_for, send
 from tasks.actions.session import ActionSession
 from tasks.backlog_trouble import note_trouble
 from tasks.errors import (
@@ -39,16 +39,6 @@ _DUE_AGAIN = 1.0
 _OLDEST_UNKNOWN = 2 * 86_400.0
 """Seconds after which an unknown action is not looked up again."""
 _LOOK_SHORTLY = 3_600.0
-# What only a person can change, so that a lookup will not work again by itself.
-_NO_LOOK = frozenset(
-    {
-        ErrorKind.FORBIDDEN,
-        ErrorKind.PAYMENT_REQUIRED,
-        ErrorKind.NOT_FOUND,
-        ErrorKind.UNAUTHORIZED,
-        ErrorKind.OAUTH_REFUSED,
-    }
-)
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +76,10 @@ class Worker:
                     # What was marked as sent is looked up afterwards, whatever the database has kept of it.
                     _log.warning("Actions of %s wait for the database: %s", self._org, error)
                     await session.clock.sleep(session.options.poll)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the action goes on with somebody
+            _log.exception("An action of %s failed; it is taken up again", self._org)
+            for one in self._open.values():
+                one.waits = ("failed", sentence_of(error))
         finally:
             if self._open:
                 await asyncio.shield(self._hand_back())
@@ -108,7 +102,9 @@ class Worker:
     async def _step(self, client: KommoClient) -> None:
         now = self._session.clock.monotonic()
         ready = [one for one in self._open.values() if one.not_before <= now]
-        await self._mark_unknown([one for one in ready if one.state is ActionState.UNKNOWN])
+        for one in ready:
+            if one.state is ActionState.UNKNOWN:  # it counts as under way while it is looked up
+                await self._marked([one], sends=False)
         await self._settle(client, [one for one in ready if one.state is ActionState.SENT])
         intended = [one for one in ready if one.id in self._open and one.state is ActionState.INTENDED]
         await self._send_all(client, await self._prepared(client, intended))
@@ -208,11 +204,6 @@ class Worker:
             if one.id not in later:
                 one.rest(now, _TWIN_PAUSE, outcomes.TWIN)
 
-    async def _mark_unknown(self, items: Sequence[Item]) -> None:
-        """An unknown one counts as under way while it is looked up."""
-        for one in items:
-            await self._marked([one], sends=False)
-
     def _answered(self, items: Sequence[Item], *, refused: bool = False) -> None:
         for one in items:
             one.ended = self._session.clock.monotonic()
@@ -229,12 +220,7 @@ class Worker:
 
     async def _partly_refused(self, request: Sequence[Item], error: KommoError) -> None:
         """One element is at fault and the whole request was refused; that it was, is inferred only [I §2.3]."""
-        named = {problem.element for problem in error.problems}
-        blamed = [
-            one
-            for place, one in enumerate(request)
-            if one.held.record.action_id in named or str(place) in named
-        ]
+        blamed = blamed_for(request, error)
         await self._conclude(
             [outcomes.failed(one.held, one.plan, outcomes.reason_of(one.plan, error)) for one in blamed]
         )
@@ -245,12 +231,7 @@ class Worker:
 
     async def _not_done(self, items: Sequence[Item], error: Exception, *, marked: bool) -> None:
         """Nothing was done: try again a little later, or never."""
-        temporary = isinstance(error, StoreError) or (
-            outcomes.is_temporary(error)
-            if isinstance(error, KommoError)
-            else not isinstance(error, NotConnectedError | ReauthorizationRequiredError)
-        )
-        if temporary:
+        if outcomes.is_temporary(error):
             self._rest(items, error)
             if marked:
                 await self._take_back(items)
@@ -267,7 +248,7 @@ class Worker:
         now, asked = self._session.clock.monotonic(), getattr(error, "retry_after", None)
         for one in items:
             seconds = min(_LONGEST_REST, max(asked or 0.0, 0.25 * 2.0 ** min(one.tries, 10)))
-            one.rest(now, seconds, (_code(error), sentence_of(error)))
+            one.rest(now, seconds, outcomes.waits_for(error))
 
     async def _take_back(self, items: Sequence[Item]) -> None:
         """They were marked as sent, and were not carried out."""
@@ -308,7 +289,7 @@ class Worker:
         error, session = found.error, self._session
         assert error is not None  # noqa: S101 - it is why we are here
         age = (session.clock.now() - one.held.record.created_at).total_seconds()
-        if error.kind in _NO_LOOK or age > session.options.give_up_after:
+        if error.kind in outcomes.NO_LOOK or age > session.options.give_up_after:
             code = "lookup_forbidden" if error.kind is ErrorKind.FORBIDDEN else "lookup_failed"
             session.clients.forget(self._org)
             due_in = min(_LOOK_SHORTLY, session.options.look_again + age)
@@ -323,13 +304,7 @@ class Worker:
         session = self._session
         options, clock = session.options, session.clock
         age = (clock.now() - one.held.record.created_at).total_seconds()
-        if one.answered:
-            left = 0.0
-        elif one.ended is not None:
-            left = one.ended + options.absence_after - clock.monotonic()
-        else:
-            sent_at = one.held.sent_at or one.held.record.created_at
-            left = options.absence_after_others - (clock.now() - sent_at).total_seconds()
+        left = options.until_absent(one, clock)
         if left > 0:
             one.rest(clock.monotonic(), min(left, options.poll), outcomes.LOOKED_UP)
         elif age > options.give_up_after or one.attempts >= options.most_sends:
@@ -416,9 +391,3 @@ class Worker:
                     now=session.clock.now(),
                     clock=session.seconds,
                 )
-
-
-def _code(error: Exception) -> str:
-    if isinstance(error, KommoError):
-        return error.kind.value
-    return "store_unavailable" if isinstance(error, StoreError) else "not_ready"

@@ -27,6 +27,7 @@ async def test_r3_a_task_is_done_once_and_its_repetition_gives_the_same_answer(w
     assert told.subject == f"lead:{world.lead_id}"
     assert told.payload["result"] == first.result
     assert told.payload["idempotency_key"] == "key-1"
+    assert (told.payload["entity"], told.payload["id"]) == ("leads", world.lead_id)
 
 
 async def test_r3_many_who_ask_at_once_with_one_key_get_one_task(world: World) -> None:
