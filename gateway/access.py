@@ -22,8 +22,8 @@ from store.api_keys import ApiKey
 from tasks.api_keys import known_api_key
 
 ORG_HEADER = "X-Kommo-Org"
-LARGEST_JSON = 64 * 1024
-"""Bytes of a body that the product sends; the longest text that Kommo takes is far below."""
+LARGEST_JSON = 128 * 1024
+"""Bytes of a body that the product sends: the longest text of an action, with every letter escaped."""
 BODY_SECONDS = 10.0
 """Seconds in which it must have come."""
 

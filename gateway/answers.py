@@ -149,7 +149,7 @@ _KEYED: tuple[tuple[int, str, str], ...] = (
 )
 _WITH_A_BODY: tuple[tuple[int, str, str], ...] = (
     (408, "The body did not come.", "The body took too long to come."),
-    (413, "The body is larger than 64 KiB.", "The body is too large."),
+    (413, "The body is larger than 128 KiB.", "The body is too large."),
 )
 
 

@@ -91,6 +91,10 @@ class Metrics:
         registry.register(_Counted(gauges, taken_in, self._clock))
         return generate_latest(self._registry) + generate_latest(registry)
 
+    async def close(self) -> None:
+        """Give up what is being counted."""
+        await self._waiting.close()
+
     async def _read(self, _: str) -> Gauges:
         return await read_gauges(self._database)
 

@@ -169,6 +169,8 @@ async def open_services(
             try:
                 yield services
             finally:
+                await services.syncs.close()
+                await services.metrics.close()
                 await services.background.finish(FINISH_SECONDS)
 
 

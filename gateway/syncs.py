@@ -128,6 +128,13 @@ class Syncs:
         # Whoever goes away meanwhile takes nothing from the others.
         return await asyncio.shield(task)
 
+    async def close(self) -> None:
+        """Give up what is being started; a run that Prefect has taken goes on."""
+        tasks = list(self._starting.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def _started(self, key: tuple[str, Scope], task: "asyncio.Task[str]") -> None:
         del self._starting[key]
         if not task.cancelled():

@@ -1,6 +1,7 @@
 """The doors by which the product writes: done once, answered alike, each failure with a status and a word."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from kommo.errors import ErrorKind
 from sandbox import Sandbox, running_sandbox
 from sandbox.state import Account
 from store.actions import ActionRecord, ActionState
+from tasks.actions import AddNote, AnyWish
+from tasks.actions.wishes import LONGEST_TEXT
 from tests.actions.support import AccessClients, access_of, join
 from tests.gateway.doors import Doors
 from tests.store.builders import minutes
@@ -206,11 +209,31 @@ async def test_who_hangs_up_breaks_nothing_off(doors: Doors, monkeypatch: pytest
     assert ended.is_set()
 
 
+async def test_the_longest_text_fits_however_it_is_written(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def performed(session: object, org: str, wish: AnyWish, key: str) -> ActionRecord:
+        del session, org, key
+        assert isinstance(wish, AddNote)
+        assert len(wish.text) == LONGEST_TEXT
+        return _record(ActionState.CONFIRMED)
+
+    monkeypatch.setattr("gateway.actions.perform", performed)
+    body = json.dumps({"entity_type": "leads", "entity_id": 1, "text": "😀" * LONGEST_TEXT})
+    assert "\\ud83d" in body
+    answer = await doors.http.post(
+        "/api/v1/orgs/acme/notes",
+        content=body,
+        headers=doors.signed() | {"Idempotency-Key": "k1", "Content-Type": "application/json"},
+    )
+    assert answer.status_code == 201, answer.text
+
+
 async def test_a_body_that_is_too_large_or_does_not_come_is_told(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     headers = {"Idempotency-Key": "k1"}
-    large = await doors.post(TASKS, {"text": "x" * 70_000}, headers=headers)
+    large = await doors.post(TASKS, {"text": "x" * 140_000}, headers=headers)
     assert large.status_code == 413
     deep = await doors.http.post(
         TASKS,

@@ -1,4 +1,5 @@
-// The product's full cycle with the client: sync, the four lists, a task, a message, a field, and what goes wrong.
+// The product's full cycle: OAuth, then with the client a sync, the four lists, a task, a message, a field; and what
+// goes wrong on the way.
 
 import { GatewayError, KommoGateway } from "../../deployments/product-client/client.ts";
 
@@ -25,8 +26,30 @@ async function refused(what: string, work: Promise<unknown>): Promise<GatewayErr
   throw new Error(`${what} was not refused`);
 }
 
+/** Where an answer sends the browser. */
+async function redirected(url: URL, headers: Record<string, string> = {}): Promise<URL> {
+  const answer = await fetch(url, { headers, redirect: "manual" });
+  const location = answer.headers.get("location");
+  if (!location) throw new Error(`${url.pathname}: ${answer.status} ${await answer.text()}`);
+  return new URL(location);
+}
+
+async function connect(): Promise<void> {
+  const signed = { Authorization: `Bearer ${setting("API_KEY")}`, "X-Kommo-Org": setting("ORG") };
+  const start = new URL("/api/v1/crm/kommo/oauth", setting("GATEWAY_URL"));
+  start.searchParams.set("domain", setting("DOMAIN"));
+  const consent = await redirected(start, signed);
+  consent.searchParams.set("auto", "allow"); // the person presses Allow
+  const home = await redirected(await redirected(consent), signed);
+  expect("home", home.pathname, `/manage/${setting("ORG")}/ai-agents`);
+}
+
 async function main(): Promise<void> {
   const crm = new KommoGateway({ url: setting("GATEWAY_URL"), apiKey: setting("API_KEY"), org: setting("ORG") });
+  const early = await refused("a sync before there is a connection", crm.syncCrm("agent-1", { type: "all" }));
+  expect("not connected", [early.status, early.message], [400, "CRM not connected"]);
+  await connect();
+
   const [lead, contact] = [Number(setting("LEAD")), Number(setting("CONTACT"))];
 
   const synced = await crm.syncCrm("agent-1", { type: "all" }, { wait: 60 });

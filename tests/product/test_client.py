@@ -15,7 +15,6 @@ from gateway.app import create_app
 from tests.gateway.conftest import house as gateway_house
 from tests.gateway.support import House
 from tests.product.support import CLIENT, NODE, REQUIRED, compiled, run
-from tests.syncing import connect
 
 house = gateway_house
 HERE = Path(__file__).parent
@@ -117,8 +116,7 @@ def test_the_receiver_takes_what_is_signed_and_nothing_else(scripts: Path) -> No
 
 @needs_node
 @pytest.mark.seconds(10)
-async def test_the_products_full_cycle_with_the_client(house: House, scripts: Path) -> None:
-    await connect("acme", house.acme, house.settings)
+async def test_the_products_full_cycle_from_consent_to_a_written_field(house: House, scripts: Path) -> None:
     account = house.kommo.account("acme")
     [talk] = [one for one in account.talks if one["is_in_work"]][:1]
     [select] = [one for one in account.fields["leads"] if one["type"] == "select"][:1]
@@ -130,6 +128,7 @@ async def test_the_products_full_cycle_with_the_client(house: House, scripts: Pa
         GATEWAY_URL=house.url,
         API_KEY=house.key,
         ORG="acme",
+        DOMAIN=house.acme.host,
         LEAD=str(lead["id"]),
         CONTACT=str(talk["contact_id"]),
         VALUE=select["enums"][0]["value"],

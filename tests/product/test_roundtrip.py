@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(NODE is None and not REQUIRED, reason="Node is n
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command that runs the script."""
-    assert NODE is not None, "KOMMO_TESTNODE=required, and there is no Node"
+    assert NODE is not None, "KOMMO_TEST_NODE=required, and there is no Node"
     stripping = [NODE, "--experimental-strip-types", "--no-warnings"]
     if run(*stripping, "--eval", "0").returncode == 0:
         return [*stripping, str(SCRIPT)]
