@@ -10,7 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway import actions
 from gateway.actions import STATUS_OF_REASON
+from gateway.answers import Refusal
+from gateway.app import create_app
 from kommo.errors import ErrorKind
 from sandbox import Sandbox, running_sandbox
 from sandbox.state import Account
@@ -167,26 +170,27 @@ async def test_what_is_not_known_yet_is_a_202_with_where_to_ask(
     assert answer.headers["location"] == f"/api/v1/orgs/acme/actions/{'a' * 32}"
 
 
-async def test_each_reason_has_a_status_that_the_document_knows(
+def test_each_reason_has_a_status_that_the_document_knows() -> None:
+    documented = create_app().openapi()["paths"]["/api/v1/orgs/{org}/tasks"]["post"]["responses"]
+    for code in {*STATUS_OF_REASON, *ErrorKind, "whatever"}:
+        with pytest.raises(Refusal) as refused:
+            actions._answer(_record(ActionState.FAILED, code), 201)
+        assert refused.value.status == STATUS_OF_REASON.get(code, 502)
+        assert str(refused.value.status) in documented
+
+
+async def test_a_failure_is_a_problem_with_a_word_and_the_action(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    document = (await doors.http.get("/openapi.json")).json()
-    documented = document["paths"]["/api/v1/orgs/{org}/tasks"]["post"]["responses"]
-    codes = {*STATUS_OF_REASON, *ErrorKind, "whatever"}
-    for code in codes:
+    async def performed(*_: object) -> ActionRecord:
+        return _record(ActionState.FAILED, "not_in_plan")
 
-        async def performed(*_: object, code: str = code) -> ActionRecord:
-            return _record(ActionState.FAILED, code)
-
-        monkeypatch.setattr("gateway.actions.perform", performed)
-        answer = await doors.post(
-            TASKS, {"text": "x", "complete_till": _SOON}, headers={"Idempotency-Key": "k1"}
-        )
-        assert answer.status_code == STATUS_OF_REASON.get(code, 502)
-        assert str(answer.status_code) in documented
-        told = answer.json()
-        assert (told["reason_code"], told["detail"]) == (code, f"Because of {code}.")
-        assert told["action_id"] == "a" * 32
+    monkeypatch.setattr("gateway.actions.perform", performed)
+    answer = await doors.post(TASKS, {"text": "x", "complete_till": _SOON}, headers={"Idempotency-Key": "k1"})
+    assert (answer.status_code, answer.headers["content-type"]) == (402, "application/problem+json")
+    told = answer.json()
+    assert (told["reason_code"], told["detail"]) == ("not_in_plan", "Because of not_in_plan.")
+    assert told["action_id"] == "a" * 32
 
 
 async def test_who_hangs_up_breaks_nothing_off(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:

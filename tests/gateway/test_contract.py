@@ -35,7 +35,7 @@ _CHECKS = [
     response_schema_conformance,
     response_headers_conformance,
 ]
-_EXAMPLES = 4
+_EXAMPLES = 3
 _OPEN = {"/healthz", "/readyz"}
 """What anybody may ask."""
 _OTHERWISE = {
@@ -90,7 +90,7 @@ def _ask_everything(document: dict[str, Any], doors: Doors, lead: int) -> set[tu
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
 
             @settings(
-                max_examples=_EXAMPLES * rounds(40),
+                max_examples=_EXAMPLES * rounds(50),
                 deadline=None,
                 database=None,
                 derandomize=True,
@@ -144,7 +144,7 @@ async def test_without_a_key_with_a_wrong_one_or_anothers_no_door_says_anything(
             if path == "/api/v1/orgs" and status == 403:
                 del headers["X-Kommo-Org"]  # it shows the key's own orgs
                 wanted = 200
-            for content in (None, b"{", b""):
+            for content in (None, b"{") if method == "POST" else (None,):
                 answer = await doors.http.request(
                     method,
                     filled,
@@ -159,4 +159,4 @@ async def test_without_a_key_with_a_wrong_one_or_anothers_no_door_says_anything(
                     assert answer.headers["www-authenticate"].startswith("Bearer")
                 assert "globex" not in answer.text
                 assert "31234567" not in answer.text
-    assert asked > 100
+    assert asked > 70

@@ -24,7 +24,7 @@ _READERS = 4
 
 @pytest.mark.timing
 @pytest.mark.proof
-@pytest.mark.seconds(8)
+@pytest.mark.seconds(4)
 async def test_r1_an_action_overtakes_a_running_sync(hook_settings: Settings, capsys: Any) -> None:
     settings = hook_settings.model_copy(update={"requests_per_second": _PER_SECOND})
     async with (
@@ -45,10 +45,10 @@ async def test_r1_an_action_overtakes_a_running_sync(hook_settings: Settings, ca
                     await client.read_all(CATALOGUE["lead_custom_fields"])
 
         readers = [asyncio.create_task(read()) for _ in range(_READERS)]
-        await asyncio.sleep(1.0)  # the sync has the budget to itself, and uses all of it
+        await asyncio.sleep(0.5)  # the sync has the budget to itself, and uses all of it
         body = {"text": "Call Ann", "complete_till": int(time.time()) + 86_400}
         took: list[float] = []
-        for number in range(8 * rounds(40)):
+        for number in range(4 * rounds(80)):
             began = time.perf_counter()
             answer = await doors.post(
                 "/api/v1/orgs/acme/tasks",

@@ -24,6 +24,7 @@ from tasks.installation import open_database
 from tasks.scopes import Group, Scope
 from tasks.session import SyncSession
 from tests.gateway.support import House
+from tests.proofs.support import rounds
 from tests.syncing import connect, held
 
 DOOR = "/api/v1/agents/a1/sync-crm"
@@ -127,26 +128,20 @@ def _refuse_deal_fields(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_list_that_cannot_be_read_fails_none_of_the_others(
     connected: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = (await _ask(connected)).json()["data"]
-    _refuse_deal_fields(monkeypatch)
-    answer = await _ask(connected)
-    assert answer.status_code == 200
-    assert answer.json()["data"] == before
-    [stale] = answer.json()["stale"]
-    assert stale["part"] == "dealFields"
-    assert stale["taken_at"]
-    assert stale["reason"] == "There are no fields today."
-
-
-@pytest.mark.seconds(3)
-async def test_of_what_was_never_read_there_is_no_list(
-    connected: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    with monkeypatch.context() as refusing:
+        _refuse_deal_fields(refusing)
+        never = await _ask(connected, "fields")
+    assert never.status_code == 200
+    assert set(never.json()["data"]) == {"contactFields"}, "there is none of what was never read"
+    assert [(one["part"], one["taken_at"]) for one in never.json()["stale"]] == [("dealFields", None)]
+    before = (await _ask(connected, "fields")).json()["data"]
     _refuse_deal_fields(monkeypatch)
     answer = await _ask(connected, "fields")
     assert answer.status_code == 200
-    assert set(answer.json()["data"]) == {"contactFields"}
-    assert [(one["part"], one["taken_at"]) for one in answer.json()["stale"]] == [("dealFields", None)]
+    assert answer.json()["data"] == before
+    [stale] = answer.json()["stale"]
+    assert (stale["part"], stale["reason"]) == ("dealFields", "There are no fields today.")
+    assert stale["taken_at"]
 
 
 @pytest.mark.seconds(3)
@@ -232,13 +227,14 @@ async def test_a_run_that_dies_is_told_and_the_next_one_is_another(
     assert again.json()["run_id"] != str(run.id)
 
 
+@pytest.mark.proof
 @pytest.mark.seconds(3)
 async def test_of_several_gateways_that_are_asked_at_once_all_get_one_run(
     installation: Settings, deployment: UUID
 ) -> None:
     async with open_database(installation) as database:
         gateways = [Syncs(database, Background(), SystemClock()) for _ in range(2)]
-        for _ in range(2):
+        for _ in range(rounds(3)):
             runs = await asyncio.gather(*(one.start("acme", Scope.FIELDS) for one in gateways))
             assert len(set(runs)) == 1
             [run] = await _scheduled(deployment)
