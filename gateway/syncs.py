@@ -16,8 +16,8 @@ from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterId,
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterTags,
 )
@@ -198,12 +198,15 @@ class Syncs:
 
     async def _start(self, org: str, scope: Scope) -> str:
         local = self._here.by_scope.get((org, scope))
-        if local is not None:
-            return str(await asyncio.shield(local.began))
+        if local is not None and local.task is not None:
+            run_id = str(await asyncio.shield(local.began))
+            if not await self._has_read(org, run_id):
+                return run_id
+            await asyncio.wait({local.task})
         if PREFECT_API_URL.value():
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
-                    run = await _run_of_deployment(org, scope, self._clock.now())
+                    run = await self._run_of_deployment(org, scope)
                 except Exception as error:
                     _log.warning("Prefect did not take a sync of %s (%s)", org, type(error).__name__)
                     if attempt == _ATTEMPTS:
@@ -215,6 +218,36 @@ class Syncs:
                     _log.warning("Prefect has no deployment %s: the sync of %s runs here.", DEPLOYMENT, org)
                     break
         return await self._start_here(org, scope)
+
+    async def _run_of_deployment(self, org: str, scope: Scope) -> FlowRun | None:
+        """The run that does it: one that has not ended, or else a new one; None if there is no such deployment."""
+        tag, now = f"sync-crm:{org}:{scope.value}", self._clock.now()
+        async with get_client() as client:
+            try:
+                deployment = (await client.read_deployment_by_name(DEPLOYMENT)).id
+            except ObjectNotFound:
+                return None
+            run = await _newest(client, tag)
+            goes_on = run is not None and run.deployment_id == deployment and not _has_ended(run, now)
+            if run is not None and goes_on and not await self._has_read(org, str(run.id)):
+                return run
+            for _ in range(_CHAIN):
+                before = "first" if run is None else str(run.id)
+                run = await client.create_flow_run_from_deployment(
+                    deployment,
+                    parameters={"org": org, "scope": scope.value},
+                    idempotency_key=f"{tag}:{before}",
+                    tags=["kommo", "sync-crm", tag],
+                )
+                # The key is that of a run which has come and gone between our two looks, or which somebody has hidden.
+                if not _has_ended(run, now):
+                    break
+            return run
+
+    async def _has_read(self, org: str, run_id: str) -> bool:
+        """Whether a run has read everything already, and only its report is still to come: too late to join it."""
+        told = await self._written(org, run_id, self._clock.now() - _JOINED_WITHIN)
+        return told is not None and told.phase.is_final
 
     async def _start_here(self, org: str, scope: Scope) -> str:
         if len(self._here.by_scope) >= _MOST_HERE:
@@ -271,35 +304,11 @@ class Syncs:
         return None
 
 
-async def _run_of_deployment(org: str, scope: Scope, now: datetime) -> FlowRun | None:
-    """The run that does it: one that has not ended, or else a new one; None if there is no such deployment."""
-    tag = f"sync-crm:{org}:{scope.value}"
-    async with get_client() as client:
-        try:
-            deployment = (await client.read_deployment_by_name(DEPLOYMENT)).id
-        except ObjectNotFound:
-            return None
-        run = await _newest(client, deployment, tag)
-        if run is not None and not _has_ended(run, now):
-            return run
-        for _ in range(_CHAIN):
-            before = "first" if run is None else str(run.id)
-            run = await client.create_flow_run_from_deployment(
-                deployment,
-                parameters={"org": org, "scope": scope.value},
-                idempotency_key=f"{tag}:{before}",
-                tags=["kommo", "sync-crm", tag],
-            )
-            # The key is that of a run which has come and gone between our two looks, or which somebody has hidden.
-            if not _has_ended(run, now):
-                break
-        return run
-
-
-async def _newest(client: PrefectClient, deployment: UUID, tag: str) -> FlowRun | None:
+async def _newest(client: PrefectClient, tag: str) -> FlowRun | None:
+    # Of all deployments that there ever were, because keys are unique within the flow.
     found = await client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[full_crm_sync.name])),
         flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])),
-        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         limit=1,
     )

@@ -17,7 +17,7 @@ from gateway.background import Background
 from gateway.syncs import Syncs
 from kommo.clock import SystemClock
 from store.connections import ConnectionState, set_state
-from store.runs import list_runs
+from store.runs import begin_run, finish_run, list_runs
 from tasks import readers
 from tasks.errors import DataPlaneError
 from tasks.installation import open_database
@@ -209,6 +209,18 @@ async def test_with_a_deployment_a_worker_gets_one_run_and_all_wait_for_it(
     assert again.json()["run_id"] != str(run.id), "it has ended, so the next is another one"
 
 
+@pytest.mark.seconds(3)
+async def test_a_run_that_has_read_already_is_not_joined_any_more(connected: House, deployment: UUID) -> None:
+    """Its report may take a second yet, in which somebody may have changed the account and asked again."""
+    first = (await _ask(connected, "funnels", wait=0)).json()["run_id"]
+    del deployment  # it is only there
+    database, now = connected.services.database, connected.services.clock.now()
+    run_id = await begin_run(database, "acme", "funnels", first, now=now)
+    assert (await _ask(connected, "funnels", wait=0)).json()["run_id"] == first
+    await finish_run(database, run_id, "completed", now=now)
+    assert (await _ask(connected, "funnels", wait=0)).json()["run_id"] != first
+
+
 @pytest.mark.seconds(5)
 async def test_a_run_that_dies_is_told_and_the_next_one_is_another(
     connected: House, deployment: UUID
@@ -250,7 +262,8 @@ async def test_without_prefect_it_says_so_and_when_to_try_again(
     async def away(*_: object) -> None:
         raise ConnectionError("canary")
 
-    monkeypatch.setattr("gateway.syncs._run_of_deployment", away)
+    monkeypatch.setattr(Syncs, "_run_of_deployment", away)
+    monkeypatch.setattr("gateway.syncs._PAUSE", 0.0)
     answer = await _ask(connected)
     assert answer.status_code == 503
     assert answer.headers["retry-after"]
