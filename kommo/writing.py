@@ -81,6 +81,20 @@ async def open_talks(client: KommoClient, entity: str, entity_id: int) -> list[T
     return [talk for talk in talks if talk.is_in_work and _belongs(talk, entity, entity_id)]
 
 
+async def contacts_of(client: KommoClient, lead_id: int) -> list[int]:
+    """The contacts of a lead, the main one first; none if there is no such lead [D §3.5: `with=contacts`].
+
+    Raises:
+        KommoError: They could not be read.
+    """
+    answer = await client.get(f"/api/v4/leads/{lead_id}", [("with", "contacts")])
+    embedded = answer.data.get("_embedded") if isinstance(answer.data, dict) else None
+    items = embedded.get("contacts") if isinstance(embedded, dict) else None
+    listed = items if isinstance(items, list) else []
+    found = [one for one in listed if isinstance(one, dict) and isinstance(one.get("id"), int)]
+    return [one["id"] for one in sorted(found, key=lambda one: not one.get("is_main"))]
+
+
 def _belongs(talk: Talk, entity: str, entity_id: int) -> bool:
     if entity == "contacts":
         return talk.contact_id == entity_id

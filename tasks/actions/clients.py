@@ -49,7 +49,6 @@ class _Open:
     account: tuple[object, ...]
     stack: AsyncExitStack
     users: int = 0
-    forgotten: bool = False
 
 
 class ActionClients:
@@ -60,31 +59,33 @@ class ActionClients:
         self._settings = settings
         self._clock = clock
         self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._forgotten: list[_Open] = []
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
     async def use(self, connection: ConnectionRecord) -> AsyncIterator[KommoClient]:
         """A client for the connection's account, for as long as the block lasts."""
-        one = await self._find(connection)
-        one.users += 1
+        one = await self._taken(connection)
         try:
             yield one.client
         finally:
             one.users -= 1
-            await self._close_unused(one)
+            await self._close_unused()
 
     def forget(self, org: str) -> None:
         """The next one who asks gets a new client; those who have the old one may end with it."""
         if (one := self._open.pop(org, None)) is not None:
-            one.forgotten = True
+            self._forgotten.append(one)
 
     async def aclose(self) -> None:
         """Close all."""
-        while self._open:
-            _, one = self._open.popitem()
+        every = [*self._open.values(), *self._forgotten]
+        self._open.clear()
+        self._forgotten.clear()
+        for one in every:
             await one.stack.aclose()
 
-    async def _find(self, connection: ConnectionRecord) -> _Open:
+    async def _taken(self, connection: ConnectionRecord) -> _Open:
         org = connection.org
         account: tuple[object, ...] = (connection.host, connection.account_id, connection.token_kind)
         if connection.token_kind != PAIR:
@@ -95,26 +96,30 @@ class ActionClients:
             one = self._open.get(org)
             if one is not None and one.account != account:
                 self.forget(org)
-                await self._close_unused(one)
                 one = None
             if one is None:
-                stack = AsyncExitStack()
-                try:
-                    client = await stack.enter_async_context(self._opened(connection))
-                except BaseException:
-                    await stack.aclose()
-                    raise
-                one = self._open[org] = _Open(client, account, stack)
+                one = self._open[org] = await self._make(connection, account)
+            one.users += 1
         self._open.move_to_end(org)
-        idle = [name for name, other in self._open.items() if not other.users and other is not one]
+        idle = [name for name, other in self._open.items() if not other.users]
         for name in idle[: max(0, len(self._open) - _KEPT)]:
-            old = self._open[name]
             self.forget(name)
-            await self._close_unused(old)
+        await self._close_unused()
         return one
 
-    async def _close_unused(self, one: _Open) -> None:
-        if one.forgotten and one.users == 0:
+    async def _make(self, connection: ConnectionRecord, account: tuple[object, ...]) -> _Open:
+        stack = AsyncExitStack()
+        try:
+            client = await stack.enter_async_context(self._opened(connection))
+        except BaseException:
+            await stack.aclose()
+            raise
+        return _Open(client, account, stack)
+
+    async def _close_unused(self) -> None:
+        unused = [one for one in self._forgotten if not one.users]
+        self._forgotten = [one for one in self._forgotten if one.users]
+        for one in unused:
             await one.stack.aclose()
 
     @asynccontextmanager

@@ -13,7 +13,7 @@ from tasks.actions import outcomes
 from tasks.actions.checking import plan_of
 from tasks.actions.plans import Plan
 from tasks.actions.session import ActionSession
-from tasks.actions.wishes import AnyWish
+from tasks.actions.wishes import AnyWish, check_key
 from tasks.actions.work import Worker
 from tasks.errors import IdempotencyConflictError, InvalidActionError
 from tasks.session import find_connection
@@ -35,7 +35,7 @@ async def perform(session: ActionSession, org: str, wish: AnyWish, idempotency_k
         it is worked on further, by this session and then by `settle-actions`.
 
     Raises:
-        InvalidActionError: it does not fit the org's CRM; nothing was journalled or sent.
+        InvalidActionError: it does not fit the org's CRM, or the key is none; nothing was journalled or sent.
         IdempotencyConflictError: the key belongs to another request.
         NotConnectedError: the org has no connection.
         NoSnapshotError: there is nothing to check it against: the org was never synced.
@@ -57,6 +57,7 @@ async def perform_many(session: ActionSession, org: str, wishes: Sequence[Wished
         `failed` with the reason code `invalid`, and the others go on.
 
     Raises:
+        InvalidActionError: a key is none; nothing was journalled or sent.
         IdempotencyConflictError: a key belongs to another request, or stands twice here for different ones.
         NotConnectedError: the org has no connection.
         NoSnapshotError: there is nothing to check them against: the org was never synced.
@@ -91,6 +92,7 @@ async def _perform(
 def _by_key(wishes: Sequence[Wished]) -> dict[str, AnyWish]:
     wanted: dict[str, AnyWish] = {}
     for wish, key in wishes:
+        check_key(key)
         if key in wanted and wanted[key].digest() != wish.digest():
             raise IdempotencyConflictError(
                 f"The idempotency key {key!r} stands twice in this request, for different actions. Nothing was sent."

@@ -5,10 +5,12 @@ from typing import Any
 
 from kommo.client import KommoClient
 from kommo.errors import KommoError
+from kommo.models import Talk
 from kommo.transport import Gate
 from kommo.writing import (
     MOST_ELEMENTS,
     change_leads,
+    contacts_of,
     create_notes,
     create_tasks,
     open_talks,
@@ -17,6 +19,7 @@ from kommo.writing import (
 from tasks.actions.items import Item
 from tasks.actions.plans import Call, Plan
 
+_CONTACTS_ASKED = 3
 Done = tuple[dict[str, Any], str | None]
 """The result, and the name of what Kommo made."""
 
@@ -52,9 +55,20 @@ async def find_talk(client: KommoClient, plan: Plan) -> tuple[int, str | None] |
         KommoError: It cannot be told.
     """
     assert plan.entity is not None and plan.entity_id is not None  # noqa: S101, PT018 - every message has them
-    talks = await open_talks(client, plan.entity, plan.entity_id)
-    fitting = [talk for talk in talks if plan.origins is None or talk.origin in plan.origins]
+    fitting = await _talks(client, plan, plan.entity, plan.entity_id)
+    if not fitting and plan.entity == "leads":
+        # A conversation may know its customer and no deal [D §6.3]: then it is the one with the deal's contact.
+        for contact_id in (await contacts_of(client, plan.entity_id))[:_CONTACTS_ASKED]:
+            fitting = fitting or await _talks(client, plan, "contacts", contact_id)
     return (fitting[0].talk_id, fitting[0].origin) if fitting else None
+
+
+async def _talks(client: KommoClient, plan: Plan, entity: str, entity_id: int) -> list[Talk]:
+    talks = await open_talks(client, entity, entity_id)
+    if plan.entity == "leads":
+        # Not one that belongs to another deal of the same customer.
+        talks = [talk for talk in talks if talk.entity_id in {None, plan.entity_id}]
+    return [talk for talk in talks if plan.origins is None or talk.origin in plan.origins]
 
 
 async def send(client: KommoClient, request: Sequence[Item], gate: Gate) -> dict[int, Done]:

@@ -40,7 +40,7 @@ class ActionKind(StrEnum):
     ADD_NOTE = "add-note"
 
 
-Id = Annotated[int, Field(ge=1, le=2**53)]
+Id = Annotated[int, Field(strict=True, ge=1, le=2**53)]
 # A text of spaces only is none; NUL cannot be stored by anybody.
 Text = Annotated[
     str, StringConstraints(min_length=1, max_length=LONGEST_TEXT, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")
@@ -85,7 +85,7 @@ class CreateTask(Wish):
     kind: ClassVar[ActionKind] = ActionKind.CREATE_TASK
     text: Text
     complete_till: int = Field(
-        ge=_FIRST, le=_LAST, description="When it is due, in unix seconds (not milliseconds)."
+        strict=True, ge=_FIRST, le=_LAST, description="When it is due, in unix seconds (not milliseconds)."
     )
     task_type_id: Id = 1
     responsible_user_id: Id | None = Field(default=None, description="Without one, the token's own user.")

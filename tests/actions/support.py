@@ -205,9 +205,8 @@ class World:
 
 def a_task(world: World, text: str = "Call back", **values: Any) -> CreateTask:
     """A task for the first lead."""
-    return CreateTask(
-        **{"text": text, "complete_till": TILL, "entity_type": "leads", "entity_id": world.lead_id} | values
-    )
+    lead: dict[str, Any] = {"complete_till": TILL, "entity_type": "leads", "entity_id": world.lead_id}
+    return CreateTask(text=text, **(lead | values))
 
 
 def a_key() -> str:

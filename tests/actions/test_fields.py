@@ -13,6 +13,13 @@ from tasks.actions.fieldvalues import Choice, FieldSpec, values_for
 from tasks.errors import InvalidActionError
 from tests.actions.support import TILL, World, a_key, a_task
 
+
+@pytest.fixture
+def world(sqlite_world: World) -> World:
+    """What Kommo takes does not depend on our database."""
+    return sqlite_world
+
+
 _FILE = {"file_uuid": "5a", "version_uuid": "5b", "file_name": "a.pdf", "file_size": 12}
 _LEGAL = {"name": "Acme B.V.", "entity_type": 1, "vat_id": "NL1", "kpp": None}
 # type → (given, what is read back); a choice stands for its place among the field's choices.

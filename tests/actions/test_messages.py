@@ -10,6 +10,12 @@ from tasks.actions import SendMessage, perform
 from tests.actions.support import World, access_of, session_on
 
 
+@pytest.fixture
+def world(sqlite_world: World) -> World:
+    """What Kommo takes does not depend on our database."""
+    return sqlite_world
+
+
 def talk_of(world: World, **values: Any) -> dict[str, Any]:
     """An open conversation of a lead."""
     found = next(talk for talk in world.account.talks if talk["is_in_work"] and talk["entity_id"])
@@ -47,6 +53,24 @@ async def test_a_message_goes_into_the_open_conversation_of_a_lead_or_contact(wo
     assert by_contact.result["message_id"] == evening["id"]
     assert (await sent(world, a_message(talk))).action_id == by_lead.action_id
     assert len(messages(world)) == 1
+
+
+async def test_a_conversation_that_knows_no_deal_is_found_by_the_deals_contact(world: World) -> None:
+    """But not one that belongs to another deal of the same customer."""
+    talk, account = talk_of(world), world.account
+    lead, other = (one["id"] for one in list(account.entities["leads"])[:2])
+    for number in (lead, other):
+        account.entities["leads"].change(number, _contacts=(talk["contact_id"],))
+    for one in list(account.talks):
+        account.talks.change(one["id"], is_in_work=one["id"] == talk["id"])
+    account.talks.change(talk["id"], entity_id=None, entity_type=None)
+    found = await sent(world, SendMessage(entity_type="leads", entity_id=lead, text="Good morning"))
+    account.talks.change(talk["id"], entity_id=other, entity_type="lead")
+    not_ours = await sent(
+        world, SendMessage(entity_type="leads", entity_id=lead, text="Good evening"), "key-2"
+    )
+    assert found.result["talk_id"] == talk["talk_id"]
+    assert not_ours.reason_code == "no_talk"
 
 
 async def test_the_channel_decides_which_conversation_is_meant(world: World) -> None:

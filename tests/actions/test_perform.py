@@ -82,6 +82,7 @@ async def test_r3_work_that_was_not_done_is_done_after_it_was_looked_for(world: 
     assert len(world.tasks("Call back")) == 1
 
 
+@pytest.mark.seconds(3)
 async def test_r3_equal_actions_with_keys_of_their_own_are_each_done_once(world: World) -> None:
     """Answers are lost, and what is found for one is not taken for the other."""
     world.drop_answers(0.5)

