@@ -1,5 +1,6 @@
 """Keys: how often each may ask, and that checking one tells nothing. Counts: what Prometheus is told."""
 
+import random
 import re
 import statistics
 import time
@@ -106,15 +107,19 @@ async def test_checking_a_key_takes_as_long_for_every_text_that_is_none(db: Data
         "too long": "x" * 30_000,
     }
     took: dict[str, list[float]] = {name: [] for name in texts}
-    for _ in range(100 * rounds(20)):
-        for name, text in texts.items():
+    order = list(texts.items())
+    for _ in range(150 * rounds(20)):
+        random.shuffle(order)
+        for name, text in order:
             began = time.perf_counter()
             assert await known_api_key(db, SecretStr(text)) is None
             took[name].append(time.perf_counter() - began)
-    medians = {name: statistics.median(values) * 1000 for name, values in took.items()}
+    # What others do on the machine makes some of them slow; the fast ones show what the work itself takes.
+    fast = {name: statistics.quantiles(values, n=10)[0] * 1000 for name, values in took.items()}
     with capsys.disabled():
-        print("\nchecking a key, median ms:", {name: round(value, 3) for name, value in medians.items()})  # noqa: T201
-    assert max(medians.values()) < 1.3 * min(medians.values())
+        told = {name: round(value, 3) for name, value in fast.items()}
+        print("\nchecking a key, first decile in ms:", told)  # noqa: T201 - the figures are the point
+    assert max(fast.values()) < 1.3 * min(fast.values())
 
 
 def _value(text: str, name: str, *labels: str) -> float:
