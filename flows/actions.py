@@ -8,11 +8,11 @@ and for whoever triggers by Prefect's API. `settle-actions` goes on with what a 
 
 import uuid
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from blocks.settings import Settings
 from flows.parameters import Org
@@ -143,9 +143,10 @@ async def update_deal_field(
             description="A custom field's id or code, or name, price, status_id, responsible_user_id.",
         ),
     ],
-    value: Annotated[
-        JsonValue, Field(title="Value", description="In the field's form; null clears a custom field.")
-    ] = None,
+    # Required: left out by mistake, it must not clear the field.
+    value: Annotated[  # noqa: ANN401 - any JSON
+        Any, Field(title="Value", description="In the field's form; null clears a custom field.")
+    ],
     idempotency_key: Key = None,
 ) -> ActionAnswer:
     """Update a field.

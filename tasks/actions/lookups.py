@@ -24,9 +24,17 @@ SKEW = 120
 
 @dataclass(frozen=True)
 class Found:
-    """What a lookup gave for one action: what fits, the oldest first; or why it could not be looked up."""
+    """What a lookup gave for one action.
+
+    Attributes:
+        fitting: What fits, the oldest first.
+        alike: Names of what differs in its text only, for the same entity and to the second the same time: nobody knows
+            what Kommo makes of every text, so it may be the one after all, unless it belongs to another action.
+        error: Why it could not be looked up.
+    """
 
     fitting: Sequence[Done] = ()
+    alike: Sequence[str] = ()
     error: KommoError | None = None
 
 
@@ -68,7 +76,7 @@ async def _group(client: KommoClient, items: Sequence[Item]) -> dict[int, Found]
                 return {one.id: Found(_field(one.plan, leads.get(one.plan.entity_id or 0))) for one in items}
     except KommoError as error:
         return {one.id: Found(error=error) for one in items}
-    return {one.id: Found(_fitting(one, listed)) for one in items}
+    return {one.id: Found(_fitting(one, listed), _alike(one, listed)) for one in items}
 
 
 def _since(one: Item) -> int:
@@ -85,15 +93,26 @@ def _fitting(one: Item, listed: Sequence[Mapping[str, Any]]) -> list[Done]:
     return [made_result(one.plan, item["id"]) for item in found if isinstance(item.get("id"), int)]
 
 
+def _alike(one: Item, listed: Sequence[Mapping[str, Any]]) -> list[str]:
+    if one.plan.call is not Call.TASK:
+        return []
+    since = _since(one)
+    found = [item for item in listed if _created(item) >= since and _is_place(one.plan, item)]
+    return [f"tasks:{item['id']}" for item in found if isinstance(item.get("id"), int)]
+
+
 def _created(item: Mapping[str, Any]) -> int:
     moment = item.get("created_at")
     return moment if isinstance(moment, int) else 0
 
 
 def _is_task(plan: Plan, item: Mapping[str, Any]) -> bool:
+    return same_text(plan.text, item.get("text")) and _is_place(plan, item)
+
+
+def _is_place(plan: Plan, item: Mapping[str, Any]) -> bool:
     return (
-        same_text(plan.text, item.get("text"))
-        and item.get("complete_till") == plan.element["complete_till"]
+        item.get("complete_till") == plan.element["complete_till"]
         and (item.get("entity_id") or None) == plan.entity_id
         and (plan.entity is None or item.get("entity_type") == plan.entity)
     )

@@ -88,6 +88,10 @@ LOOKED_UP = (
     "being_looked_up",
     "The answer was lost; Kommo is asked whether it was done before anything is sent again.",
 )
+ALIKE = (
+    "alike_found",
+    "There is a task that differs in its text only: it may be this one, changed by Kommo.",
+)
 INTERRUPTED = ("interrupted", "The process that worked on it ended; it goes on by itself.")
 
 
@@ -121,6 +125,13 @@ def reason_of(plan: Plan, error: BaseException) -> tuple[str, str]:
     return _CODES.get(type(error), "failed"), sentence_of(error)
 
 
+def lookup_reason(error: KommoError | None) -> tuple[str, str]:
+    """Why nobody can tell whether an action was done: a word and a sentence."""
+    if error is None:
+        return ALIKE
+    return "lookup_forbidden" if error.kind is ErrorKind.FORBIDDEN else "lookup_failed", str(error)
+
+
 def confirmed(held: HeldAction, plan: Plan, result: dict[str, Any], made: str | None) -> Outcome:
     """It was done."""
     event = event_of(held, plan, ActionState.CONFIRMED, result, None)
@@ -135,7 +146,7 @@ def failed(held: HeldAction, plan: Plan, reason: tuple[str, str]) -> Outcome:
 
 def unknown(held: HeldAction, plan: Plan, reason: tuple[str, str], due_in: float = NEVER) -> Outcome:
     """Nobody can say at the moment whether it was done."""
-    sentence = f"It may have been done or not: the answer was lost, and it cannot be looked up. {reason[1]}"
+    sentence = f"It may have been done or not: the answer was lost, and nobody can tell. {reason[1]}"
     event = event_of(held, plan, ActionState.UNKNOWN, None, (reason[0], sentence))
     return Outcome(held.id, ActionState.UNKNOWN, event, reason_code=reason[0], reason=sentence, due_in=due_in)
 

@@ -19,7 +19,7 @@ from store.actions import ActionState
 from store.errors import StoreError, WriteRefusedError
 from tasks.actions import outcomes
 from tasks.actions.items import Item
-from tasks.actions.lookups import Found, look_up
+from tasks.actions.lookups import look_up
 from tasks.actions.plans import Call
 from tasks.actions.requests import Done, blamed_for, find_talk, requests_for, send
 from tasks.actions.session import ActionSession
@@ -271,6 +271,7 @@ class Worker:
             return
         looked_up = await look_up(client, items)
         names = [name for found in looked_up.values() for _, name in found.fitting if name is not None]
+        names += [name for found in looked_up.values() for name in found.alike]
         taken = await made_already(self._session.database, self._org, names) if names else set()
         confirmed: dict[int, Done] = {}
         for one in items:
@@ -279,25 +280,26 @@ class Worker:
             if free:
                 result, made = free[0]
                 confirmed[one.id] = ({**result, "settled": "by looking it up"}, made)
-            elif found.error is not None:
-                await self._not_looked_up(one, found)
+            elif found.error is not None or not taken.issuperset(found.alike):
+                await self._not_looked_up(one, found.error)
             else:
                 await self._absent(one)
         await self._confirm(confirmed)
 
-    async def _not_looked_up(self, one: Item, found: Found) -> None:
-        error, session = found.error, self._session
-        assert error is not None  # noqa: S101 - it is why we are here
+    async def _not_looked_up(self, one: Item, error: KommoError | None) -> None:
+        """It cannot be looked up, or, without an error, what was found may be the one and may be not."""
+        session = self._session
         age = (session.clock.now() - one.held.record.created_at).total_seconds()
-        if error.kind in outcomes.NO_LOOK or age > session.options.give_up_after:
-            code = "lookup_forbidden" if error.kind is ErrorKind.FORBIDDEN else "lookup_failed"
+        if (error and error.kind in outcomes.NO_LOOK) or age > session.options.give_up_after:
             session.clients.forget(self._org)
             due_in = min(_LOOK_SHORTLY, session.options.look_again + age)
-            reason = (code, str(error))
+            reason = outcomes.lookup_reason(error)
             more = {"due_in": due_in} if age < _OLDEST_UNKNOWN else {}
             await self._conclude([outcomes.unknown(one.held, one.plan, reason, **more)])
-        else:
+        elif error:
             self._rest([one], error)
+        else:
+            one.rest(session.clock.monotonic(), 2 * session.options.poll, outcomes.ALIKE)
 
     async def _absent(self, one: Item) -> None:
         """It is not there. It counts as not done once Kommo must have been through with it."""

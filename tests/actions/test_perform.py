@@ -219,8 +219,8 @@ async def test_list_actions_gives_pages_the_newest_first(world: World) -> None:
 
 
 async def test_a_lease_that_is_over_is_taken_by_one_only(world: World) -> None:
-    world.sandbox.world.faults.add(kind="slow", method="POST", delay=0.5)
-    async with world.session(patience=0.1) as session:
+    world.sandbox.world.faults.add(kind="slow", method="POST", delay=1.5)
+    async with world.session(patience=0.5) as session:
         record = await perform(session, "acme", a_task(world), "key-1")
         assert record.state is ActionState.SENT
         held = (await find_actions(world.database, "acme", ["key-1"]))["key-1"]

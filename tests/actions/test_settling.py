@@ -69,6 +69,21 @@ async def test_r3_what_was_marked_as_sent_is_looked_up_before_anything_else(worl
     assert record.attempts == (1 if done else 2)
 
 
+async def test_r3_a_task_whose_text_kommo_may_have_changed_is_not_sent_again(world: World) -> None:
+    action_id = await left_behind(world, a_task(world), "key-1")
+    await _mark(world.database, "key-1")
+    async with world.session() as other, other.clients.use(None) as client:
+        entity = {"entity_id": world.lead_id, "entity_type": "leads"}
+        element = {"text": "Call back (cut)", "complete_till": a_task(world).complete_till}
+        await client.write("POST", "/api/v4/tasks", [{**element, **entity}])
+    await asyncio.sleep(LEASE)
+    await settled(world, send_within=0.1, longest_request=0.1, give_up_after=0.5)
+    record = await get_action(world.database, "acme", action_id)
+    assert record is not None
+    assert (record.state, record.reason_code) == (ActionState.UNKNOWN, "alike_found")
+    assert world.tasks("Call back") == []
+
+
 async def _mark(database: Database, key: str) -> None:
     held = (await find_actions(database, "acme", [key]))[key]
     marked = await mark_sent(
