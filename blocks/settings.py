@@ -69,6 +69,14 @@ class Settings(BaseSettings):
     events_attempts: int = Field(
         default=15, ge=1, le=100, description="So many times an event is tried before it is given up."
     )
+    key_requests_per_second: float = Field(
+        default=50.0,
+        gt=0,
+        description="Requests a second that the gateway takes from each of the product's keys, in each process.",
+    )
+    key_burst: int = Field(
+        default=100, ge=1, description="Requests that one of the product's keys may make at once."
+    )
     app_url: str = Field(
         default="",
         validation_alias=AliasChoices("APP_URL", "NEXT_PUBLIC_APP_URL"),

@@ -4,8 +4,13 @@ import asyncio
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
+from gateway.access import Caller, KeyedRoute
+from gateway.answers import BUSY_SECONDS, UNAVAILABLE, Refusal, keyed_problems
+from gateway.metrics import CONTENT_TYPE
+from gateway.remembered import LookupBusyError
 from gateway.services import services_of
 from store.errors import StoreError
 from tasks.errors import AppIncompleteError
@@ -58,6 +63,36 @@ async def readyz(request: Request, response: Response) -> Ready:
     good = database and integration
     response.status_code = 200 if good else 503
     return Ready(status=_word(good), database=_word(database), integration=_word(integration))
+
+
+metrics_router = APIRouter(tags=["Health"], route_class=KeyedRoute)
+
+
+@metrics_router.get(
+    "/metrics",
+    summary="What was answered, what waits",
+    response_class=PlainTextResponse,
+    response_description="Prometheus' text format.",
+    responses={
+        200: {"content": {"text/plain": {"example": "kommo_backlog_pending 0.0\n"}}},
+        **keyed_problems(),
+    },
+)
+async def metrics(request: Request, caller: Caller) -> Response:
+    """Counts of this process, and of what waits in the installation; no orgs by name.
+
+    For a key that is for every org; in Prometheus' configuration: `authorization: {credentials_file: …}`.
+    """
+    if caller is None or caller.orgs is not None:
+        raise Refusal(
+            403, "This is for a key that may act for every org: kommo keys api create NAME --all-orgs."
+        )
+    services = services_of(request)
+    try:
+        text = await services.metrics.text(services.webhooks.intake.totals)
+    except LookupBusyError:
+        raise Refusal(503, UNAVAILABLE, {"Retry-After": str(BUSY_SECONDS)}) from None
+    return Response(text, media_type=CONTENT_TYPE)
 
 
 def _word(good: bool) -> Literal["ok", "failing"]:

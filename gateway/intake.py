@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -101,6 +101,12 @@ class Intake:
         self._ticking = False
         self._closing = False
         self._counts = _Counts(since=self._clock.monotonic())
+        self._totals = {"stored": 0, "repeated": 0, "refused": 0}
+
+    @property
+    def totals(self) -> Mapping[str, int]:
+        """Deliveries since the process began: stored, repeated (among those stored), refused."""
+        return self._totals
 
     @property
     def is_busy(self) -> bool:
@@ -117,6 +123,7 @@ class Intake:
     def refuse(self) -> None:
         """Count a request that was sent away."""
         self._counts.refused += 1
+        self._totals["refused"] += 1
 
     @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
@@ -222,7 +229,10 @@ class Intake:
             saved = await self._save([one for waiting in batch for one in waiting.deliveries])
         _answer(batch, None)
         self._counts.stored += len(saved)
-        self._counts.duplicates += sum(one.duplicates > 0 for one in saved)
+        repeated = sum(one.duplicates > 0 for one in saved)
+        self._counts.duplicates += repeated
+        self._totals["stored"] += len(saved)
+        self._totals["repeated"] += repeated
 
     async def _one_by_one(self, batch: Sequence[_Waiting], error: Exception) -> None:
         """Write what can be written. What cannot is kept as its bytes, with the reason."""

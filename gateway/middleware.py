@@ -89,6 +89,10 @@ class FrontDoor:
                 await answer(scope, receive, guarded)
         finally:
             took = (time.perf_counter() - began) * 1000
+            route = scope.get("route")
+            scope["app"].state.services.metrics.answered(
+                None if route is None else route.path, scope["method"], status, took / 1000
+            )
             if fault := state.get("fault"):
                 _log.error("%s: %s", reference, fault)
             # Webhooks that were taken in are in the inbox, each with its time; the intake counts them. What guards a

@@ -1,20 +1,21 @@
 """How an org's connection stands (product-contract.md, door 14): real data, no secrets."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.access import Caller, authorized_org
-from gateway.answers import Refusal, problems
+from gateway.access import Caller, KeyedRoute, authorized_org
+from gateway.answers import CHALLENGE, Refusal, keyed_problems, problems
 from gateway.services import services_of
 from store.connections import ConnectionState
 from store.errors import UnknownConnectionError
 from store.subscriptions import SubscriptionState
-from tasks.status import org_status
+from tasks.status import org_status, page_of_status
 
-router = APIRouter(tags=["Connections"])
+router = APIRouter(tags=["Connections"], route_class=KeyedRoute)
 
 _NOT_CONNECTED = (
     "This org has no connection to Kommo. Open /api/v1/crm/kommo/oauth?domain=SUBDOMAIN.kommo.com for it in a browser, "
@@ -116,26 +117,71 @@ class ConnectionStatus(BaseModel):
     webhooks: Webhooks | None = Field(description="None if nothing is known of them.")
 
 
+class ConnectionPage(BaseModel):
+    """Some of the connections, in the order of their orgs."""
+
+    items: list[ConnectionStatus]
+    next_after: str | None = Field(
+        description="What `after` must be for the next page; None if this is the last.", examples=["acme"]
+    )
+
+
+@router.get(
+    "/api/v1/orgs",
+    summary="How all connections stand",
+    response_model=ConnectionPage,
+    response_description="A page of them.",
+    responses={
+        **keyed_problems(),
+        **problems(
+            bad=(
+                400,
+                "A parameter is not as it should be; the sentence says which.",
+                "Invalid request. query.limit: Input should be less than or equal to 200.",
+            )
+        ),
+    },
+)
+async def connections(
+    *,
+    request: Request,
+    caller: Caller,
+    after: Annotated[
+        str | None,
+        Query(
+            max_length=100,
+            pattern=r"^[a-z0-9-]*$",
+            description="`next_after` of the page before.",
+            examples=["acme"],
+        ),
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="At most so many.")] = 50,
+) -> ConnectionPage:
+    """Every connection that the key may see, with its state, account and newest sync."""
+    if caller is None:
+        raise Refusal(401, "Unauthorized", CHALLENGE)
+    found, next_after = await page_of_status(
+        services_of(request).database, orgs=caller.orgs, after=after or None, limit=limit
+    )
+    return ConnectionPage(items=[_status(one) for one in found], next_after=next_after)
+
+
 @router.get(
     "/api/v1/orgs/{org}/connection",
     summary="How an org's connection stands",
     response_model=ConnectionStatus,
     response_description="How it stands at this moment.",
-    responses=problems(
-        bad=(
-            400,
-            "The org is not written as orgs are.",
-            "An org is written in lower-case letters, digits and dashes.",
+    responses={
+        **keyed_problems(),
+        **problems(
+            bad=(
+                400,
+                "The org is not written as orgs are.",
+                "An org is written in lower-case letters, digits and dashes.",
+            ),
+            unknown=(404, "The org was never connected.", _NOT_CONNECTED),
         ),
-        nobody=(401, "No key, or not a good one.", "Unauthorized"),
-        other=(403, "The key is for other orgs.", "This key may not act for that org."),
-        unknown=(
-            404,
-            "The org was never connected.",
-            _NOT_CONNECTED,
-        ),
-        away=(503, "The database is away.", "This service cannot do its work at the moment."),
-    ),
+    },
 )
 async def connection(
     request: Request,
@@ -148,6 +194,10 @@ async def connection(
         found = await org_status(services_of(request).database, org)
     except UnknownConnectionError:
         raise Refusal(404, _NOT_CONNECTED) from None
+    return _status(found)
+
+
+def _status(found: Mapping[str, Any]) -> ConnectionStatus:
     run = found["last_run"]
     return ConnectionStatus(
         **{name: found[name] for name in ConnectionStatus.model_fields if name in found},

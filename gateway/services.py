@@ -15,11 +15,15 @@ from gateway.answers import Refusal
 from gateway.background import Background
 from gateway.first_sync import start_first_sync
 from gateway.intake import Capacity
+from gateway.metrics import Metrics
+from gateway.rates import Rates
 from gateway.remembered import LookupBusyError
+from gateway.syncs import Syncs
 from gateway.webhooks import WebhookDoors, open_doors
 from kommo.clock import Clock, SystemClock
 from store.connections import ConnectionRecord
 from store.database import Database
+from tasks.actions import ActionSession, open_action_session
 from tasks.app import find_app, require_app
 from tasks.errors import AppIncompleteError
 from tasks.installation import open_database
@@ -45,6 +49,9 @@ class Services:
         first_sync: Has a new connection's account read; may take its time.
         background: Work that goes on after an answer.
         refused_installs: When Kommo refused installs by a widget, by the account's host (`gateway.hooks`).
+        rates: How often each key may ask.
+        metrics: What is counted.
+        syncs: Syncs that callers have asked for.
     """
 
     settings: Settings
@@ -53,12 +60,29 @@ class Services:
     first_sync: FirstSync = start_first_sync
     background: Background = field(default_factory=Background)
     refused_installs: dict[str, deque[float]] = field(default_factory=dict)
+    rates: Rates = field(init=False)
+    metrics: Metrics = field(init=False)
+    syncs: Syncs = field(init=False)
+    _actions: ActionSession | None = field(default=None, repr=False)
     _webhooks: WebhookDoors | None = field(default=None, repr=False)
     _app: KommoApp | None = field(default=None, repr=False)
     _fresh_until: float = field(default=0.0, repr=False)
     _found_secret: SecretStr = field(default=SecretStr(""), repr=False)
     _found_until: float = field(default=float("-inf"), repr=False)
     _loading: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.rates = Rates(self.clock, settings.key_requests_per_second, settings.key_burst)
+        self.metrics = Metrics(self.database, self.clock)
+        self.syncs = Syncs(self.database, self.background, self.clock)
+
+    @property
+    def actions(self) -> ActionSession:
+        """What actions are performed with; there while the gateway runs."""
+        if self._actions is None:
+            raise RuntimeError("Actions can be performed only inside `open_services`.")
+        return self._actions
 
     @property
     def webhooks(self) -> WebhookDoors:
@@ -139,12 +163,17 @@ async def open_services(
         # It may lie on a Prefect server that takes its time; whoever needs it waits, and all others do not.
         what = "reading the integration's settings"
         services.background.start(what, what, services.app())
-        async with open_doors(
-            database, services.webhook_secret, services.clock, capacity=capacity
-        ) as services._webhooks:
+        async with (
+            open_action_session(settings, database=database, clock=services.clock) as services._actions,
+            open_doors(
+                database, services.webhook_secret, services.clock, capacity=capacity
+            ) as services._webhooks,
+        ):
             try:
                 yield services
             finally:
+                await services.syncs.close()
+                await services.metrics.close()
                 await services.background.finish(FINISH_SECONDS)
 
 

@@ -1,6 +1,6 @@
 """Webhook completeness: of the changes that the API knows, how many had come by webhook (W5)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -103,9 +103,11 @@ async def complete_until(
     return end
 
 
-async def latest_completeness(db: Database) -> dict[str, Completeness]:
-    """The newest comparison of each org."""
+async def latest_completeness(db: Database, orgs: Sequence[str] | None = None) -> dict[str, Completeness]:
+    """The newest comparison of each org, or of each of these."""
     newest = select(func.max(_TABLE.c.id)).group_by(_TABLE.c.org)
+    if orgs is not None:
+        newest = newest.where(_TABLE.c.org.in_(orgs))
     query = select(*_columns()).where(_TABLE.c.id.in_(newest))
     async with db.read() as connection:
         return {row["org"]: Completeness(**row) for row in (await connection.execute(query)).mappings()}

@@ -1,5 +1,6 @@
 """What the store knows of connections, to be read: one, a page of them, those that are due; no secrets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -95,7 +96,12 @@ async def get_connection(db: Database, org: str) -> ConnectionRecord:
 
 
 async def list_connections(
-    db: Database, *, after: str | None = None, limit: int = 100, state: ConnectionState | str | None = None
+    db: Database,
+    *,
+    after: str | None = None,
+    limit: int = 100,
+    state: ConnectionState | str | None = None,
+    orgs: Sequence[str] | None = None,
 ) -> ConnectionPage:
     """A page of connections, in the order of their orgs.
 
@@ -104,8 +110,11 @@ async def list_connections(
         after: the `next_after` of the page before.
         limit: at most so many.
         state: only those in this state.
+        orgs: only those of these orgs.
     """
     query = _page(after, limit)
+    if orgs is not None:
+        query = query.where(_TABLE.c.org.in_(orgs))
     if state is not None:
         query = query.where(_TABLE.c.state == ConnectionState(state))
     return await _read_page(db, query, limit)

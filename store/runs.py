@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import RowMapping, case, func, select, update
+from sqlalchemy import RowMapping, case, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database
@@ -255,6 +255,28 @@ async def latest_run(db: Database, org: str) -> RunRecord | None:
     """The org's newest run, None when there has been none."""
     runs = await list_runs(db, org, 1)
     return runs[0] if runs else None
+
+
+async def find_run(db: Database, org: str, run_id: str, *, since: datetime | None = None) -> RunRecord | None:
+    """A run by its own id or by that of its flow run; of a flow run that was tried again, the newest.
+
+    Args:
+        db: the store.
+        org: the product's tenant.
+        run_id: either id.
+        since: only if it began then or later, which spares whoever asks again and again the older ones.
+    """
+    query = (
+        select(_RUN)
+        .where(_RUN.c.org == org, or_(_RUN.c.flow_run_id == run_id, _RUN.c.run_id == run_id))
+        .order_by(_RUN.c.started_at.desc())
+        .limit(1)
+    )
+    if since is not None:
+        query = query.where(_RUN.c.started_at >= since)
+    async with db.read() as connection:
+        found = await _with_snapshots(connection, (await connection.execute(query)).mappings().all())
+    return found[0] if found else None
 
 
 async def latest_runs(db: Database, orgs: Sequence[str]) -> dict[str, RunRecord]:

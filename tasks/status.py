@@ -9,8 +9,8 @@ from store.claims import held_orgs
 from store.completeness import Completeness, latest_completeness, list_completeness
 from store.connections import ConnectionRecord, ConnectionState, get_connection, list_connections
 from store.database import Database
-from store.runs import latest_run
-from store.subscriptions import Subscription, get_subscription, list_subscriptions
+from store.runs import latest_run, latest_runs
+from store.subscriptions import Subscription, get_subscription, list_subscriptions, subscriptions_of
 
 _PAGE = 500
 
@@ -31,6 +31,34 @@ async def fleet_status(database: Database) -> list[dict[str, Any]]:
         after = page.next_after
         if after is None:
             return found
+
+
+async def page_of_status(
+    database: Database, *, orgs: Sequence[str] | None = None, after: str | None = None, limit: int = 100
+) -> tuple[list[dict[str, Any]], str | None]:
+    """A page of connections with their newest runs, in the order of the orgs, and where the next page begins.
+
+    Args:
+        database: the store.
+        orgs: only these.
+        after: the end of the page before.
+        limit: at most so many.
+    """
+    page = await list_connections(database, after=after, limit=limit, orgs=orgs)
+    shown = [record.org for record in page.items]
+    claims = await held_orgs(database)
+    hooks = await subscriptions_of(database, shown)
+    measured = await latest_completeness(database, shown)
+    runs = await latest_runs(database, shown)
+    found = [
+        {
+            **_shown(record, claims),
+            "webhooks": _webhooks(hooks.get(record.org), measured.get(record.org)),
+            "last_run": asdict(runs[record.org]) if record.org in runs else None,
+        }
+        for record in page.items
+    ]
+    return found, page.next_after
 
 
 async def org_status(database: Database, org: str) -> dict[str, Any]:

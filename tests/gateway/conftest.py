@@ -9,6 +9,7 @@ from blocks.app import KommoApp
 from blocks.settings import Settings
 from sandbox import running_sandbox
 from store.database import Database
+from tests.gateway.doors import Doors, running_doors
 from tests.gateway.hooks import SECRET, Hooks, running_hooks
 from tests.gateway.support import (
     APP_URL,
@@ -81,4 +82,11 @@ def hook_settings(
 async def hooks(hook_settings: Settings) -> AsyncIterator[Hooks]:
     """A gateway with a hook key of the org acme."""
     async with running_hooks(hook_settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def doors(hook_settings: Settings) -> AsyncIterator[Doors]:
+    """A gateway with keys of the product; nothing stands in for Prefect or Kommo."""
+    async with running_doors(hook_settings) as running:
         yield running

@@ -266,8 +266,12 @@ async def test_the_log_has_paths_and_no_queries(house: House, caplog: pytest.Log
 def test_the_openapi_document_is_complete() -> None:
     document = create_app().openapi()
     assert set(document["paths"]) == {
-        *(START, CALLBACK, "/api/v1/crm/kommo/disabled", "/api/v1/orgs/{org}/connection"),
-        *("/healthz", "/readyz", "/api/webhooks/kommo", "/api/webhooks/kommo/{hook_key}"),
+        *(START, CALLBACK, "/api/v1/crm/kommo/disabled", "/api/v1/agents/{id}/sync-crm"),
+        *("/healthz", "/readyz", "/metrics", "/api/webhooks/kommo", "/api/webhooks/kommo/{hook_key}"),
+        *("/api/v1/orgs", "/api/v1/orgs/{org}/connection", "/api/v1/orgs/{org}/snapshots/{kind}"),
+        *("/api/v1/orgs/{org}/drift", "/api/v1/orgs/{org}/syncs/{run_id}"),
+        *(f"/api/v1/orgs/{{org}}/{what}" for what in ("messages", "tasks", "deal-fields", "notes")),
+        "/api/v1/orgs/{org}/actions/{action_id}",
     }
     assert set(document["components"]["securitySchemes"]) == {"ApiKey", "ApiKeyHeader"}
     for path, methods in document["paths"].items():
@@ -275,12 +279,12 @@ def test_the_openapi_document_is_complete() -> None:
             assert operation["summary"], path
             assert operation["description"], path
             assert operation["tags"], path
-            assert "422" not in operation["responses"]
+            assert "HTTPValidationError" not in json.dumps(operation["responses"])
             for parameter in operation.get("parameters", []):
                 assert parameter["description"], (path, parameter["name"])
             for status, answer in operation["responses"].items():
                 assert answer["description"] != "Successful Response", path
-                assert status in {"200", "302"} or answer["content"], (path, status)
+                assert status in {"200", "302", "304"} or answer["content"], (path, status)
     for reference in re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)):
         assert reference in document["components"]["schemas"]
     assert "security" in document["paths"][START]["get"]
