@@ -361,6 +361,11 @@ export interface UpdateDealField {
 export interface WebhookCompleteness {
   /** From 0 to 1; what was missing has been repaired. */
   share: number;
+  /**
+   * False where something could not be compared, such as deletions that the token's user may not see: the share is that
+   * of the rest.
+   */
+  whole: boolean;
   /** What changed, as the API says. */
   changes: number;
   /** Of these, what webhooks had told. */
