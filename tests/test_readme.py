@@ -93,7 +93,7 @@ def test_the_readme_promises_only_commands_that_exist() -> None:
     from deployments.cli import build_app
 
     app = build_app()
-    commands = ["demo", "sandbox", "connect", "disconnect", "refresh", "gateway", "keys"]
+    commands = ["demo", "sandbox", "connect", "disconnect", "refresh", "gateway", "keys", "action", "events"]
     commands += ["sync", "status", "snapshot", "db", "budget"]
     named = set(re.findall(rf"kommo ({'|'.join(commands)})\b", README.read_text()))
     assert named
