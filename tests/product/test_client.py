@@ -5,13 +5,18 @@ import base64
 import hashlib
 import hmac
 import json
+from asyncio.subprocess import PIPE
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deployments.product_client import FILE, client_source
+from flows.deliver_events import deliver_events
+from flows.webhook_backlog import webhook_backlog
 from gateway.app import create_app
+from store.inbox import heard_of
 from tests.gateway.conftest import house as gateway_house
 from tests.gateway.support import House
 from tests.product.support import CLIENT, NODE, REQUIRED, compiled, run
@@ -43,6 +48,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("scripts"),
         HERE / "receiving.ts",
         HERE / "fullcycle.ts",
+        HERE / "listening.ts",
         CLIENT / "client.ts",
         CLIENT / "receiver.ts",
     )
@@ -116,7 +122,11 @@ def test_the_receiver_takes_what_is_signed_and_nothing_else(scripts: Path) -> No
 
 @needs_node
 @pytest.mark.seconds(10)
-async def test_the_products_full_cycle_from_consent_to_a_written_field(house: House, scripts: Path) -> None:
+async def test_the_products_full_cycle_from_consent_to_the_signed_event_of_its_own_field(
+    house: House, scripts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KOMMO_WEBHOOK_URL", house.url)
+    monkeypatch.setattr(house.services.settings, "webhook_url", house.url)
     account = house.kommo.account("acme")
     [talk] = [one for one in account.talks if one["is_in_work"]][:1]
     [select] = [one for one in account.fields["leads"] if one["type"] == "select"][:1]
@@ -153,3 +163,35 @@ async def test_the_products_full_cycle_from_consent_to_a_written_field(house: Ho
         if value["field_id"] == told["field"]
     ]
     assert written["values"][0]["value"] == select["enums"][0]["value"]
+    events = await _told_to_the_product(house, scripts, monkeypatch, int(lead["id"]))
+    types = Counter(event["type"] for event in events)
+    assert types["kommo.action.confirmed"] == 3
+    assert types["integration_connected"] == types["kommo.task.created"] == 1
+    [changed] = [one for one in events if one["type"] == "kommo.lead.updated"]
+    assert (changed["source"], changed["subject"]) == ("/kommo/acme", f"lead:{lead['id']}")
+    assert changed["data"]["source"] == "webhook"
+    assert written in changed["data"]["record"]["custom_fields_values"]
+
+
+async def _told_to_the_product(
+    house: House, scripts: Path, monkeypatch: pytest.MonkeyPatch, lead: int
+) -> list[dict[str, Any]]:
+    """What Kommo's webhooks, the backlog and the delivery bring to the product, whose signatures Node checks."""
+    async with asyncio.timeout(20):
+        while not await heard_of(house.services.database, "acme", "leads", [str(lead)]):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    listening = await asyncio.create_subprocess_exec(
+        str(NODE), str(scripts / "tests" / "product" / "listening.js"), env={"SECRET": NEW}, stdout=PIPE
+    )
+    try:
+        assert listening.stdout is not None
+        port = json.loads(await asyncio.wait_for(listening.stdout.readline(), 20))["port"]
+        monkeypatch.setenv("KOMMO_EVENTS_URL", f"http://127.0.0.1:{port}/")
+        monkeypatch.setenv("KOMMO_EVENTS_SECRET", NEW)
+        await webhook_backlog("0s")
+        report = await deliver_events("0s")
+        lines = [await asyncio.wait_for(listening.stdout.readline(), 20) for _ in range(report.delivered)]
+    finally:
+        listening.kill()
+        await listening.wait()
+    return [json.loads(line) for line in lines]
