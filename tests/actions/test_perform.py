@@ -101,7 +101,7 @@ async def test_r3_equal_actions_with_keys_of_their_own_are_each_done_once(world:
 @pytest.mark.parametrize("kind", ["429", "reset", "403_html"])
 async def test_what_passes_by_itself_is_waited_for(world: World, kind: str) -> None:
     world.sandbox.world.faults.add(kind=kind, times=1, method="POST", path="/tasks", retry_after=0.3)
-    async with world.session(patience=0.5 if kind == "403_html" else 10.0) as session:
+    async with world.session(patience=2.0 if kind == "403_html" else 10.0) as session:
         record = await perform(session, "acme", a_task(world), "key-1")
         if (
             kind == "403_html"

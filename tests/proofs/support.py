@@ -6,7 +6,7 @@ import os
 import sys
 import urllib.request
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ def rounds(full: int) -> int:
     return full if FULL else 1
 
 
-async def start_kommo(*arguments: str, api: str, per_second: float) -> Process:
+async def start_kommo(
+    *arguments: str, api: str, per_second: float, command: Sequence[str] = (str(KOMMO),)
+) -> Process:
     """Start the command line as a person would; the rest of its environment is the test's own."""
     environment = os.environ | {"PREFECT_API_URL": api, "KOMMO_REQUESTS_PER_SECOND": f"{per_second:g}"}
     return await asyncio.create_subprocess_exec(
-        str(KOMMO), *arguments, env=environment, stdout=PIPE, stderr=PIPE
+        *command, *arguments, env=environment, stdout=PIPE, stderr=PIPE
     )
 
 

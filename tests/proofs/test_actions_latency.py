@@ -21,7 +21,7 @@ from tests.proofs.support import FULL
 pytestmark = [pytest.mark.proof, pytest.mark.timing]
 
 SYNCS = 2
-ACTIONS = 100 if FULL else 5
+ACTIONS = 100 if FULL else 3
 SPACING = RESERVE / 7
 
 

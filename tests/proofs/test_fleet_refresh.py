@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from prefect.server.database import provide_database_interface
 from pydantic import SecretStr
+from sqlalchemy.exc import OperationalError
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
 from blocks.app import KommoApp
 from blocks.connection import KommoConnection
@@ -72,8 +74,12 @@ async def _seed(database: Database, app: KommoApp, pairs: list[dict[str, Any]]) 
             await vault.settle(connection, held)
 
 
+@retry(retry=retry_if_exception_type(OperationalError), stop=stop_after_attempt(10), wait=wait_random(0, 0.5))
 async def _keep_blocks(blocks: list[KommoConnection]) -> None:
-    """Put the blocks into the Prefect server's database in one transaction: its API takes a fifth of a second each."""
+    """Put the blocks into the Prefect server's database in one transaction: its API takes a fifth of a second each.
+
+    Again where the server has written meanwhile: SQLite then refuses a transaction that began before.
+    """
     await KommoConnection.aregister_type_and_schema()
     type_id, schema_id = KommoConnection._block_type_id, KommoConnection._block_schema_id
     db = provide_database_interface()
