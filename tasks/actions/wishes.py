@@ -16,6 +16,7 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -109,6 +110,18 @@ class UpdateDealField(Wish):
         "responsible_user_id."
     )
     value: JsonValue = Field(description="In the field's form; null clears a custom field.")
+
+    @field_validator("value")
+    @classmethod
+    def _is_json(cls, value: JsonValue) -> JsonValue:
+        """Infinity and NaN are no JSON, but Python reads them as such."""
+        try:
+            digest_of({}, value)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            return value
+        raise ValueError("It takes JSON, not too deep and with finite numbers.")
 
 
 class AddNote(Wish):
