@@ -16,12 +16,10 @@ from kommo.writing import (
     open_talks,
     send_message,
 )
-from tasks.actions.items import Item
+from tasks.actions.items import Done, Item
 from tasks.actions.plans import Call, Plan
 
 _CONTACTS_ASKED = 3
-Done = tuple[dict[str, Any], str | None]
-"""The result, and the name of what Kommo made."""
 
 
 def requests_for(items: Sequence[Item]) -> list[list[Item]]:
@@ -100,10 +98,16 @@ async def send(client: KommoClient, request: Sequence[Item], gate: Gate) -> dict
 
 
 def _ids(request: Sequence[Item], made: Sequence[Mapping[str, Any]]) -> list[tuple[Item, int]]:
-    """Whose id is which: by the request_id that Kommo gives back, or by the order if it gave none [D §3.5]."""
+    """Whose id is which: by the request_id that Kommo gives back, ours or the place in the list [D §3.5].
+
+    Of several without one it cannot be told; they are looked up.
+    """
     named = {str(one.get("request_id")): one.get("id") for one in made}
-    if len(made) == len(request) and not named.keys() & {one.held.record.action_id for one in request}:
-        pairs = [(one, answer.get("id")) for one, answer in zip(request, made, strict=True)]
+    ours = {one.held.record.action_id for one in request}
+    if len(request) == len(made) == 1:
+        pairs = [(request[0], made[0].get("id"))]
+    elif len(named) == len(request) and not named.keys() & ours:
+        pairs = [(one, named.get(str(place))) for place, one in enumerate(request)]
     else:
         pairs = [(one, named.get(one.held.record.action_id)) for one in request]
     return [
