@@ -156,7 +156,8 @@ def make_wish(kind: ActionKind, values: Mapping[str, Any]) -> AnyWish:
         return WISHES[kind].model_validate(values)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
-        places = [".".join(str(step) for step in one["loc"]) for one in found]
+        # Not the places within: they hold the keys of what was given, and may be hundreds deep.
+        places = [str(one["loc"][0]) if one["loc"] else "" for one in found]
         complaints = [
             f"{place}: {one['msg']}" if place else one["msg"]
             for place, one in zip(places, found, strict=True)

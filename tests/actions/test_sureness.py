@@ -267,7 +267,9 @@ def _deep(levels: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), {"price": [1, float("-inf")]}, 10**5000, _deep(900), _deep(5000)]
+    "value",
+    [float("nan"), float("inf"), {"price": [1, float("-inf")]}, 10**5000, _deep(900), _deep(5000)],
+    ids=["nan", "infinite", "within", "endless", "deep", "deeper"],
 )
 def test_a_value_that_is_no_json_is_refused(value: Any) -> None:
     with pytest.raises(InvalidActionError, match="value: "):
