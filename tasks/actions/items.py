@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from kommo.writing import MOST_ELEMENTS
 from store.action_journal import HeldAction
 from store.actions import ActionState
 from tasks.actions.outcomes import INTERRUPTED
@@ -28,7 +29,7 @@ class Item:
         done: What Kommo has answered, until it is written down.
         not_before: It rests until then (monotonic).
         answered: Kommo has answered our request with a refusal: what it did not do by then it will not do.
-        alone: It goes into a request by itself, because one of several was refused without a name.
+        most: So many go into one request with it at most.
         waits: Why it is not at its end yet: a word and a sentence.
     """
 
@@ -41,7 +42,7 @@ class Item:
     done: Done | None = None
     not_before: float = -math.inf
     answered: bool = False
-    alone: bool = False
+    most: int = MOST_ELEMENTS
     waits: tuple[str, str] = INTERRUPTED
     tries: int = 0
 

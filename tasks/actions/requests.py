@@ -8,7 +8,6 @@ from kommo.errors import KommoError
 from kommo.models import Talk
 from kommo.transport import Gate
 from kommo.writing import (
-    MOST_ELEMENTS,
     change_leads,
     contacts_of,
     create_notes,
@@ -38,9 +37,9 @@ def requests_for(items: Sequence[Item]) -> list[list[Item]]:
         if met & meets:
             continue
         met |= meets
-        single = one.alone or plan.call is Call.MESSAGE
-        group = chosen.setdefault((plan.call, plan.entity if plan.call is Call.NOTE else "", single), [])
-        if single or not group or len(group[-1]) >= MOST_ELEMENTS:
+        most = 1 if plan.call is Call.MESSAGE else one.most
+        group = chosen.setdefault((plan.call, plan.entity if plan.call is Call.NOTE else "", most), [])
+        if not group or len(group[-1]) >= most:
             group.append([])
         group[-1].append(one)
     return [request for group in chosen.values() for request in group]

@@ -203,6 +203,8 @@ class Worker(Holder):
         """There was no success: what that says about each of the actions."""
         if error.outcome_unknown:
             self._answered(request)  # looked up in the next step
+            for one in request:  # "big batches: shrink and repeat" [D K/limitations]
+                one.most = max(1, len(request) // 2)
         elif error.kind in _MAY_BE_ONE_OF_MANY and len(request) > 1:
             await self._partly_refused(request, error)
         else:
@@ -217,7 +219,7 @@ class Worker(Holder):
         others = [one for one in request if one not in blamed]
         self._answered(others, refused=True)
         for one in others:
-            one.alone = not blamed
+            one.most = one.most if blamed else 1
 
     async def _not_done(self, items: Sequence[Item], error: Exception, *, marked: bool) -> None:
         """Nothing was done: try again a little later, or never."""

@@ -1,7 +1,9 @@
 """No action is done twice, taken for another one, or called done when nobody has seen that it was (R3)."""
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +30,7 @@ from tasks.actions import (
     perform_many,
 )
 from tasks.actions.clients import ActionClients
+from tasks.actions.facts import Facts
 from tasks.errors import InvalidActionError, WrongAccountError
 from tests.actions.leaving import altered, left_behind, settled
 from tests.actions.support import World, a_key, a_task
@@ -225,6 +228,25 @@ async def test_one_element_for_which_all_are_refused_fails_alone(
     assert [len(world.tasks(f"Task {number}")) for number in range(3)] == [1, 0, 1]
 
 
+async def test_a_request_that_is_too_large_for_kommo_is_sent_in_parts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    async def slow(real: Any, client: Any, elements: Sequence[Any], gate: Any) -> Any:
+        sizes.append(len(elements))
+        if len(elements) > 2:
+            raise KommoError(ErrorKind.GATEWAY, method="POST", status=504, outcome_unknown=True)
+        return await real(client, elements, gate)
+
+    altered(monkeypatch, "create_tasks", slow)
+    async with world.session() as session:
+        wishes = [(a_task(world, f"Task {number}"), a_key()) for number in range(5)]
+        records = await perform_many(session, "acme", wishes)
+    assert sorted(sizes) == [1, 2, 2, 5]
+    assert {record.state for record in records} == {ActionState.CONFIRMED}
+
+
 @pytest.mark.parametrize("named", [True, False])
 async def test_r3_an_answer_in_another_order_gives_nobody_the_id_of_another(
     world: World, monkeypatch: pytest.MonkeyPatch, named: bool
@@ -274,6 +296,21 @@ def _deep(levels: int) -> Any:
 def test_a_value_that_is_no_json_is_refused(value: Any) -> None:
     with pytest.raises(InvalidActionError, match="value: "):
         make_wish(ActionKind.UPDATE_DEAL_FIELD, {"deal_id": 1, "field_id": 2, "value": value})
+
+
+async def test_what_was_known_of_a_crm_is_not_held_for_longer_than_it_counts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.actions.facts.REMEMBERED", 0.2)
+    facts = Facts(world.database, SystemClock())
+    held = weakref.finalize(await facts.require("acme", "users"), lambda: None)
+    await facts.find("acme", "pipelines")
+    gc.collect()
+    assert held.alive
+    await asyncio.sleep(0.25)
+    await facts.find("acme", "pipelines")
+    gc.collect()
+    assert not held.alive
 
 
 def test_an_empty_key_is_none() -> None:
