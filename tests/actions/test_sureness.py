@@ -304,7 +304,6 @@ async def test_what_was_known_of_a_crm_is_not_held_for_longer_than_it_counts(
     monkeypatch.setattr("tasks.actions.facts.REMEMBERED", 0.2)
     facts = Facts(world.database, SystemClock())
     held = weakref.finalize(await facts.require("acme", "users"), lambda: None)
-    await facts.find("acme", "pipelines")
     gc.collect()
     assert held.alive
     await asyncio.sleep(0.25)
