@@ -14,6 +14,7 @@ from gateway import actions
 from gateway.actions import STATUS_OF_REASON
 from gateway.answers import Refusal
 from gateway.app import create_app
+from gateway.background import Background
 from kommo.errors import ErrorKind
 from sandbox import Sandbox, running_sandbox
 from sandbox.state import Account
@@ -213,6 +214,17 @@ async def test_who_hangs_up_breaks_nothing_off(doors: Doors, monkeypatch: pytest
     go_on.set()
     await doors.services.background.finish(5)
     assert ended.is_set()
+
+
+async def test_actions_that_wait_for_kommo_leave_room_for_other_work() -> None:
+    background = Background()
+    actions = [asyncio.create_task(asyncio.sleep(60)) for _ in range(100)]
+    for one in actions:
+        background.adopt(one)
+    other = background.start("sync acme", "A sync", asyncio.sleep(0))
+    assert other is not None
+    await background.finish(0.0)
+    assert all(one.cancelled() for one in actions)
 
 
 async def test_the_longest_text_fits_however_it_is_written(
