@@ -3,19 +3,24 @@
 The story of each: check it against the org's own CRM, journal it under its key, send it, look it up if the answer was
 lost. All of that is `tasks.actions.perform`; the gateway and the command line call it too, without a flow run, because
 a run's start costs seconds (prefect-facts §0; docs/decisions/2026-11-25-actions.md). These flows are for the UI's form
-and for whoever triggers by Prefect's API. `settle-actions` goes on with what a killed process has left behind.
+and for whoever triggers by Prefect's API. A run whose action is not at its end yet ends in a state called `UnderWay`,
+not `Completed`; what becomes of the action is told by its event. `settle-actions` goes on with what a killed process
+has left behind.
 """
 
 import uuid
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.states import Completed
 from pydantic import Field
 
 from blocks.settings import Settings
 from flows.parameters import Org
+from store.actions import ActionState
 from tasks.actions import ActionKind, check_key, make_wish, open_action_session
 from tasks.actions.running import (
     ActionAnswer,
@@ -23,6 +28,9 @@ from tasks.actions.running import (
     perform_action,
     settle_due_actions,
 )
+
+UNDER_WAY = "UnderWay"
+"""The name of the state in which a run ends whose action is not at its end yet."""
 
 Key = Annotated[
     str | None,
@@ -217,6 +225,14 @@ async def settle_actions(
 
 
 async def _perform(org: str, kind: ActionKind, values: Mapping[str, object], key: str | None) -> ActionAnswer:
-    wish, key = make_wish(kind, values), check_key(key or flow_run.get_id() or uuid.uuid4().hex)
+    # An empty key is no key: it comes from a variable that is not set, and repetitions would not be seen as such.
+    key = check_key((flow_run.get_id() or uuid.uuid4().hex) if key is None else key)
+    wish = make_wish(kind, values)
     async with open_action_session(Settings()) as session:
-        return await perform_action(session, org, wish, key)
+        answer = await perform_action(session, org, wish, key)
+    if answer.state is ActionState.CONFIRMED:
+        return answer
+    # It goes on by itself: nobody should take it for done, nor for failed and ask for it again under another key.
+    message = f"The action {answer.action_id} is {answer.state.value}. {answer.reason or ''}".rstrip()
+    state: State[ActionAnswer] = Completed(name=UNDER_WAY, message=message, data=answer)
+    return cast("ActionAnswer", state)  # who calls the flow as a function gets the answer in it

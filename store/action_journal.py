@@ -298,12 +298,12 @@ async def conclude(
 
 
 def was_set_later(later: Any) -> Any:  # noqa: ANN401  an alias of the table, and a SELECT from it
-    """What was asked for later of the same field, and has been sent; to be correlated with the table."""
+    """What was asked for later of the same field, and has or may have been done; to be correlated with the table."""
     return select(later.c.id).where(
         later.c.org == TABLE.c.org,
         later.c.twin == TABLE.c.twin,
         later.c.id > TABLE.c.id,
-        or_(later.c.state == IS_SENT, later.c.state == literal_column("'confirmed'")),
+        later.c.state.in_([literal_column(f"'{state}'") for state in ("sent", "confirmed", "unknown")]),
     )
 
 

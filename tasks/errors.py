@@ -76,6 +76,16 @@ class ClaimLostError(RefreshFailedError):
     """This process was held up for so long that another one has taken over; nothing was sent."""
 
 
+class AccountChangedError(DataPlaneError):
+    """The org was connected to another account after the action was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The org has been connected to another Kommo account since this was asked for, and it was meant for the "
+            "one before. Ask for it anew if it is wanted there."
+        )
+
+
 class InvalidActionError(DataPlaneError):
     """What was asked for does not fit the org's CRM; nothing was sent, and the sentence names what would fit.
 

@@ -96,7 +96,7 @@ async def update_deal_field(
         json: Print the action as JSON.
     """
     try:
-        read = json_format.loads(value)
+        read = json_format.loads(value, parse_constant=_refuse)
     except ValueError:
         read = value
     number: int | str = int(field) if field.isdecimal() else field
@@ -121,6 +121,10 @@ async def add_note(
     await _perform("add-note", org, values, key, json=json)
 
 
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is no JSON, so it is a text")
+
+
 async def _perform(kind: str, org: str, values: dict[str, Any], key: str | None, *, json: bool) -> None:
     with many_imports():
         from tasks.actions import ActionKind, check_key, make_wish, open_action_session, perform
@@ -129,7 +133,7 @@ async def _perform(kind: str, org: str, values: dict[str, Any], key: str | None,
     from tasks.errors import ActionFailedError, InvalidActionError
 
     try:
-        wish, key = make_wish(ActionKind(kind), values), check_key(key or uuid.uuid4().hex)
+        wish, key = make_wish(ActionKind(kind), values), check_key(uuid.uuid4().hex if key is None else key)
     except InvalidActionError as error:
         raise WrongUseError(str(error)) from None
     if not json:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from weakref import WeakValueDictionary
 
-from blocks.connection import PAIR
+from blocks.connection import PAIR, KommoConnection
 from blocks.settings import Settings
 from kommo.budget import Lane
 from kommo.client import KommoClient, TokenSource
@@ -16,7 +16,7 @@ from kommo.clock import Clock
 from store.connections import ConnectionRecord
 from store.database import Database
 from tasks.credentials import PrefectBlocks
-from tasks.errors import NotConnectedError
+from tasks.errors import NotConnectedError, WrongAccountError
 from tasks.installation import budget_of
 from tasks.session import open_refresher
 from tasks.tokens import RefreshingToken
@@ -142,6 +142,7 @@ class ActionClients:
                         f"Check PREFECT_API_URL, or connect it again: kommo connect {connection.org} --domain …"
                     )
                 block = found
+            _of_one_account(connection, block)
             client = block.get_client(
                 budget=budget_of(self._database, self._settings),
                 egress=self._settings.egress,
@@ -151,3 +152,17 @@ class ActionClients:
                 attempts=_ATTEMPTS,
             )
             yield await stack.enter_async_context(client)
+
+
+def _of_one_account(connection: ConnectionRecord, block: KommoConnection) -> None:
+    """The block is saved before the connection: between the two, what is meant for one account would go to the other.
+
+    Raises:
+        WrongAccountError: that is so at this moment.
+    """
+    known = {block.account_id, connection.account_id} - {None}
+    if len(known) > 1:
+        raise WrongAccountError(
+            f"The credentials of '{connection.org}' and what is known of its connection are of two Kommo accounts: "
+            f"it is being connected anew. If it stays so, that broke off: kommo connect {connection.org} --domain …"
+        )

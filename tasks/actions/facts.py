@@ -34,7 +34,8 @@ class Facts:
             view = None
         self._known[key] = (now + REMEMBERED, view)
         self._known.move_to_end(key)
-        while len(self._known) > _MOST:
+        # The oldest stand first: what is too old is not held for weeks because nobody asks for it again.
+        while len(self._known) > _MOST or next(iter(self._known.values()))[0] <= now:
             self._known.popitem(last=False)
         return view
 

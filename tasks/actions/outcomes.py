@@ -11,7 +11,12 @@ from store.actions import ActionState
 from store.errors import StoreError
 from store.outbox import OutboxEvent
 from tasks.actions.plans import Call, Plan
-from tasks.errors import NotConnectedError, ReauthorizationRequiredError, sentence_of
+from tasks.errors import (
+    AccountChangedError,
+    NotConnectedError,
+    ReauthorizationRequiredError,
+    sentence_of,
+)
 from tasks.event_types import NOUNS, type_of
 
 _NAMESPACE = uuid.UUID("5b1f9b1c-0d0e-5d7a-9a51-3c7f4f7f2d10")
@@ -69,6 +74,7 @@ _PAYMENT_REASONS: Mapping[str, tuple[str, str]] = {
     ),
 }
 _CODES: Mapping[type[BaseException], str] = {
+    AccountChangedError: "account_changed",
     NotConnectedError: "not_connected",
     ReauthorizationRequiredError: "reauthorization_required",
 }
@@ -90,7 +96,7 @@ LOOKED_UP = (
 )
 ALIKE = (
     "alike_found",
-    "There is a task that differs in its text only: it may be this one, changed by Kommo.",
+    "There is one at Kommo that differs in a part only: it may be this one, changed since.",
 )
 INTERRUPTED = ("interrupted", "The process that worked on it ended; it goes on by itself.")
 

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from store.action_journal import HeldAction, NewAction, add_actions
@@ -82,8 +83,11 @@ async def _perform(
     known, work = await _known(session, org, wanted), []
     fresh = [(wish, key) for key, wish in wanted.items() if key not in known]
     if fresh:
-        await find_connection(session.database, org)
-        actions = [await _planned(session, org, wish, key, raises=invalid_raises) for wish, key in fresh]
+        account = (await find_connection(session.database, org)).account_id
+        actions = [
+            await _planned(session, org, wish, key, account=account, raises=invalid_raises)
+            for wish, key in fresh
+        ]
         work = [await _begin(session, org, actions)]
     found = await _outcome(session, org, wanted, until, work)
     return [found[key].record for _, key in wishes]
@@ -117,12 +121,14 @@ async def _known(session: ActionSession, org: str, wanted: dict[str, AnyWish]) -
     return known
 
 
-async def _planned(session: ActionSession, org: str, wish: AnyWish, key: str, *, raises: bool) -> NewAction:
+async def _planned(
+    session: ActionSession, org: str, wish: AnyWish, key: str, *, account: int | None, raises: bool
+) -> NewAction:
     action_id = uuid.uuid4().hex
     plan: Plan | None = None
     reason = None
     try:
-        plan = await plan_of(session.facts, org, wish)
+        plan = replace(await plan_of(session.facts, org, wish), account=account)
     except InvalidActionError as error:
         if raises:
             raise

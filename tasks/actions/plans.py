@@ -1,7 +1,9 @@
 """What will be sent for an action, as its row keeps it: made when it is asked for, done by whoever comes to it."""
 
 import hashlib
+import html
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -9,6 +11,8 @@ from typing import Any
 
 SHORTEST_CUT = 200
 """Characters after which a text counts as the one that was sent though it was cut: Kommo names no lengths."""
+_SHORTEST_PART = 10
+"""Letters after which a text that stands in another one is similar to it."""
 
 
 class Call(StrEnum):
@@ -33,6 +37,7 @@ class Plan:
         origins: For a message: the channels' origins that are meant; None for any.
         talk_id: For a message: the conversation, once it is found.
         origin: For a message: that conversation's channel.
+        account: Kommo's id of the account that it is for; None if it was not known.
     """
 
     call: Call
@@ -43,6 +48,7 @@ class Plan:
     origins: list[str] | None = None
     talk_id: int | None = None
     origin: str | None = None
+    account: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the row keeps it."""
@@ -88,3 +94,18 @@ def same_text(sent: str, read: object) -> bool:
         return False
     ours, theirs = plain(sent), plain(read)
     return ours == theirs or (len(theirs) >= SHORTEST_CUT and ours.startswith(theirs))
+
+
+def similar_text(sent: str, read: object) -> bool:
+    """Whether a text that was read may be the one that was sent: its letters are the same, or a part of them."""
+    if not isinstance(read, str):
+        return False
+    ours, theirs = _letters(sent), _letters(read)
+    shorter, longer = sorted((ours, theirs), key=len)
+    return ours == theirs or (len(shorter) >= _SHORTEST_PART and shorter in longer)
+
+
+def _letters(text: str) -> str:
+    """What is left of a text whatever is done to its spaces, signs and pictures."""
+    folded = unicodedata.normalize("NFKC", html.unescape(text)).casefold()
+    return "".join(letter for letter in folded if letter.isalnum())

@@ -8,7 +8,6 @@ from kommo.errors import KommoError
 from kommo.models import Talk
 from kommo.transport import Gate
 from kommo.writing import (
-    MOST_ELEMENTS,
     change_leads,
     contacts_of,
     create_notes,
@@ -16,12 +15,10 @@ from kommo.writing import (
     open_talks,
     send_message,
 )
-from tasks.actions.items import Item
+from tasks.actions.items import Done, Item
 from tasks.actions.plans import Call, Plan
 
 _CONTACTS_ASKED = 3
-Done = tuple[dict[str, Any], str | None]
-"""The result, and the name of what Kommo made."""
 
 
 def requests_for(items: Sequence[Item]) -> list[list[Item]]:
@@ -40,9 +37,9 @@ def requests_for(items: Sequence[Item]) -> list[list[Item]]:
         if met & meets:
             continue
         met |= meets
-        single = one.alone or plan.call is Call.MESSAGE
-        group = chosen.setdefault((plan.call, plan.entity if plan.call is Call.NOTE else "", single), [])
-        if single or not group or len(group[-1]) >= MOST_ELEMENTS:
+        most = 1 if plan.call is Call.MESSAGE else one.most
+        group = chosen.setdefault((plan.call, plan.entity if plan.call is Call.NOTE else "", most), [])
+        if not group or len(group[-1]) >= most:
             group.append([])
         group[-1].append(one)
     return [request for group in chosen.values() for request in group]
@@ -100,10 +97,16 @@ async def send(client: KommoClient, request: Sequence[Item], gate: Gate) -> dict
 
 
 def _ids(request: Sequence[Item], made: Sequence[Mapping[str, Any]]) -> list[tuple[Item, int]]:
-    """Whose id is which: by the request_id that Kommo gives back, or by the order if it gave none [D §3.5]."""
+    """Whose id is which: by the request_id that Kommo gives back, ours or the place in the list [D §3.5].
+
+    Of several without one it cannot be told; they are looked up.
+    """
     named = {str(one.get("request_id")): one.get("id") for one in made}
-    if len(made) == len(request) and not named.keys() & {one.held.record.action_id for one in request}:
-        pairs = [(one, answer.get("id")) for one, answer in zip(request, made, strict=True)]
+    ours = {one.held.record.action_id for one in request}
+    if len(request) == len(made) == 1:
+        pairs = [(request[0], made[0].get("id"))]
+    elif len(named) == len(request) and not named.keys() & ours:
+        pairs = [(one, named.get(str(place))) for place, one in enumerate(request)]
     else:
         pairs = [(one, named.get(one.held.record.action_id)) for one in request]
     return [

@@ -16,7 +16,7 @@ from store.action_lookups import due_actions, open_counts
 from store.actions import ActionRecord, ActionState
 from store.errors import StoreError
 from tasks.actions.perform import perform, work_on
-from tasks.actions.session import ActionSession
+from tasks.actions.session import ActionSession, all_of
 from tasks.actions.wishes import AnyWish
 from tasks.errors import ActionFailedError
 
@@ -96,7 +96,7 @@ async def settle_due(
             by_org.setdefault(org, []).append(number)
             seen[number] += 1
         touched |= by_org.keys()
-        await asyncio.gather(*(work(org, ids) for org, ids in by_org.items()))
+        await all_of(*(work(org, ids) for org, ids in by_org.items()))
     return SettleReport(
         taken=len(seen),
         orgs=len(touched),

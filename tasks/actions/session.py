@@ -55,7 +55,7 @@ class Options:
         if one.ended is not None:
             return one.ended + self.absence_after - clock.monotonic()
         # Another worker has marked it as sent, and may have sent it as late as it was allowed to.
-        sent_at = one.held.sent_at or one.held.record.created_at
+        sent_at = one.sent_at or one.held.record.created_at
         latest = self.send_within + self.longest_request + self.absence_after
         return latest - (clock.now() - sent_at).total_seconds()
 
@@ -113,6 +113,15 @@ class ActionSession:
         for task in list(self._under_way):
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
+
+
+async def all_of(*works: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Like `asyncio.gather`, but an error is raised only when all have ended: nothing goes on behind one's back."""
+    ended = await asyncio.gather(*works, return_exceptions=True)
+    for one in ended:
+        if isinstance(one, BaseException):
+            raise one
+    return ended
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -110,6 +111,18 @@ class UpdateDealField(Wish):
     )
     value: JsonValue = Field(description="In the field's form; null clears a custom field.")
 
+    @field_validator("value")
+    @classmethod
+    def _is_json(cls, value: JsonValue) -> JsonValue:
+        """Infinity and NaN are no JSON, but Python reads them as such."""
+        try:
+            digest_of({}, value)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            return value
+        raise ValueError("It takes JSON, not too deep and with finite numbers.")
+
 
 class AddNote(Wish):
     """An internal note; it never reaches the customer."""
@@ -143,7 +156,8 @@ def make_wish(kind: ActionKind, values: Mapping[str, Any]) -> AnyWish:
         return WISHES[kind].model_validate(values)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
-        places = [".".join(str(step) for step in one["loc"]) for one in found]
+        # Not the places within: they hold the keys of what was given, and may be hundreds deep.
+        places = [str(one["loc"][0]) if one["loc"] else "" for one in found]
         complaints = [
             f"{place}: {one['msg']}" if place else one["msg"]
             for place, one in zip(places, found, strict=True)

@@ -5,40 +5,44 @@ up for longer does not send any more, because somebody else may have taken the a
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from kommo.client import KommoClient
 from kommo.errors import ErrorKind, KommoError
-from store.action_journal import HeldAction, Outcome, conclude, mark_sent
-from store.action_leases import hand_back, keep_actions, take_back
-from store.action_lookups import made_already, set_later
+from store.action_journal import NEVER, HeldAction
+from store.action_lookups import made_already
 from store.actions import ActionState
-from store.errors import StoreError, WriteRefusedError
+from store.connections import ConnectionRecord
+from store.errors import StoreError
 from tasks.actions import outcomes
-from tasks.actions.items import Item
+from tasks.actions.holding import Holder
+from tasks.actions.items import Done, Item
 from tasks.actions.lookups import look_up
 from tasks.actions.plans import Call
-from tasks.actions.requests import Done, blamed_for, find_talk, requests_for, send
-from tasks.actions.session import ActionSession
+from tasks.actions.requests import blamed_for, find_talk, requests_for, send
+from tasks.actions.session import ActionSession, all_of
 from tasks.backlog_trouble import note_trouble
 from tasks.errors import (
+    AccountChangedError,
     DataPlaneError,
     NotConnectedError,
     ReauthorizationRequiredError,
+    place_of,
     sentence_of,
 )
 from tasks.session import find_connection
 
 _SHORTEST_PAUSE = 0.05
-_TWIN_PAUSE = 0.2
 _LONGEST_REST = 30.0
-_DUE_AGAIN = 1.0
 _OLDEST_UNKNOWN = 2 * 86_400.0
 """Seconds after which an unknown action is not looked up again."""
 _LOOK_SHORTLY = 3_600.0
+_MAY_BE_ONE_OF_MANY = frozenset(
+    {ErrorKind.VALIDATION, ErrorKind.FORBIDDEN, ErrorKind.NOT_FOUND, ErrorKind.LIMIT}
+)
+"""Refusals of a whole request for which one of its elements may be to blame."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +51,7 @@ class _TooLateError(Exception):
     """The mark is too old to be sent on: somebody else may have taken the action over."""
 
 
-class Worker:
+class Worker(Holder):
     """Works on actions of one org that belong to it.
 
     Args:
@@ -58,11 +62,7 @@ class Worker:
     """
 
     def __init__(self, session: ActionSession, org: str, owner: str, actions: Sequence[HeldAction]) -> None:
-        self._session = session
-        self._org = org
-        self._owner = owner
-        self._open = {held.id: Item.of(held) for held in actions}
-        self._kept_at = session.clock.monotonic()
+        super().__init__(session, org, owner, actions)
         self._serial: int | None = None
 
     async def work(self) -> None:
@@ -78,7 +78,11 @@ class Worker:
                     _log.warning("Actions of %s wait for the database: %s", self._org, error)
                     await session.clock.sleep(session.options.poll)
         except Exception as error:  # noqa: BLE001 - whatever it was, the action goes on with somebody
-            _log.exception("An action of %s failed; it is taken up again", self._org)
+            # Not its text: it may hold what was to be written.
+            _log.error(
+                "An action of %s failed and is taken up again: %s at %s",
+                *(self._org, type(error).__name__, place_of(error)),
+            )
             for one in self._open.values():
                 one.waits = ("failed", sentence_of(error))
         finally:
@@ -88,18 +92,34 @@ class Worker:
     async def _with_client(self, until: float) -> None:
         session = self._session
         try:
-            connection = await find_connection(session.database, self._org)
+            connection = at_first = await find_connection(session.database, self._org)
             self._serial = connection.token_serial
+            await self._leave_other_accounts(connection)
             async with session.clients.use(connection) as client:
-                while self._open and session.clock.monotonic() < until:
+                while (
+                    self._open
+                    and session.clock.monotonic() < until
+                    and (connection.host, connection.account_id) == (at_first.host, at_first.account_id)
+                ):
                     await self._keep()
                     await self._step(client)
                     await self._pause()
+                    if self._open:  # it has waited: the org may have been disconnected, or moved, meanwhile
+                        connection = await find_connection(session.database, self._org)
         except (NotConnectedError, ReauthorizationRequiredError) as error:
             await self._give_up(list(self._open.values()), error)
         except (DataPlaneError, KommoError) as error:  # the client could not be made: its token, or Prefect
             self._rest(list(self._open.values()), error)
             await self._pause()
+
+    async def _leave_other_accounts(self, connection: ConnectionRecord) -> None:
+        """What was asked for in another account is neither sent nor looked up in this one: ids mean nothing here."""
+        here = {None, connection.account_id}
+        others = [
+            one for one in self._open.values() if connection.account_id and one.plan.account not in here
+        ]
+        if others:
+            await self._give_up(others, AccountChangedError())
 
     async def _step(self, client: KommoClient) -> None:
         now = self._session.clock.monotonic()
@@ -113,10 +133,9 @@ class Worker:
 
     async def _prepared(self, client: KommoClient, items: Sequence[Item]) -> list[Item]:
         """Those that can be sent: not too old, not too often tried, and a message has its conversation."""
-        options, now = self._session.options, self._session.clock.now()
         fit: list[Item] = []
         for one in items:
-            if (now - one.held.record.created_at).total_seconds() > options.give_up_after:
+            if self._age(one) > self._session.options.give_up_after:
                 sentence = f"It could not be sent in time. The last reason: {one.waits[1]}"
                 await self._conclude([outcomes.failed(one.held, one.plan, ("gave_up", sentence))])
             elif (
@@ -144,16 +163,20 @@ class Worker:
         return True
 
     async def _send_all(self, client: KommoClient, items: Sequence[Item]) -> None:
-        await asyncio.gather(*(self._send(client, request) for request in requests_for(items)))
+        await all_of(*(self._send(client, request) for request in requests_for(items)))
 
     async def _send(self, client: KommoClient, request: Sequence[Item]) -> None:
+        clock = self._session.clock
+        # Before the mark: who is held up while the database answers is held up as well. By both clocks: one stands
+        # still while the machine sleeps, the other can be set back.
+        begun, since = clock.monotonic(), clock.now()
         marked = await self._marked(request)
         if not marked:
             return
-        clock, begun = self._session.clock, self._session.clock.monotonic()
 
         async def gate() -> None:
-            if clock.monotonic() - begun > self._session.options.send_within:
+            held_up = max(clock.monotonic() - begun, (clock.now() - since).total_seconds())
+            if held_up > self._session.options.send_within:
                 raise _TooLateError
 
         try:
@@ -167,44 +190,9 @@ class Worker:
             await self._not_done(marked, error, marked=True)
         else:
             self._answered(marked)
-            await self._confirm({one.id: done[one.id] for one in marked if one.id in done})
-
-    async def _marked(self, request: Sequence[Item], *, sends: bool = True) -> list[Item]:
-        session = self._session
-        plans = {one.id: (one.plan.to_json(), one.plan.twin) for one in request}
-        try:
-            ids = await mark_sent(
-                session.database,
-                plans,
-                self._owner,
-                session.options.lease,
-                sends=sends,
-                now=session.clock.now(),
-                clock=session.seconds,
-            )
-        except WriteRefusedError:
-            ids = set()  # a twin was faster at this very moment
-        marked = [one for one in request if one.id in ids]
-        for one in marked:
-            one.state = ActionState.SENT
-            one.attempts += sends
-            one.waits = outcomes.LOOKED_UP
-            one.answered = False
-        left = [one for one in request if one.id not in ids]
-        if left:
-            await self._not_marked(left)
-        return marked
-
-    async def _not_marked(self, items: Sequence[Item]) -> None:
-        """Others stand in the way: the same field was set later, or a twin is under way."""
-        later = await set_later(self._session.database, [one.id for one in items])
-        await self._conclude(
-            [outcomes.failed(one.held, one.plan, outcomes.SUPERSEDED) for one in items if one.id in later]
-        )
-        now = self._session.clock.monotonic()
-        for one in items:
-            if one.id not in later:
-                one.rest(now, _TWIN_PAUSE, outcomes.TWIN)
+            for one in marked:
+                one.done = done.get(one.id)
+            await self._confirm(done)
 
     def _answered(self, items: Sequence[Item], *, refused: bool = False) -> None:
         for one in items:
@@ -215,7 +203,9 @@ class Worker:
         """There was no success: what that says about each of the actions."""
         if error.outcome_unknown:
             self._answered(request)  # looked up in the next step
-        elif error.kind is ErrorKind.VALIDATION and len(request) > 1:
+            for one in request:  # "big batches: shrink and repeat" [D K/limitations]
+                one.most = max(1, len(request) // 2)
+        elif error.kind in _MAY_BE_ONE_OF_MANY and len(request) > 1:
             await self._partly_refused(request, error)
         else:
             await self._not_done(request, error, marked=True)
@@ -229,7 +219,7 @@ class Worker:
         others = [one for one in request if one not in blamed]
         self._answered(others, refused=True)
         for one in others:
-            one.alone = not blamed
+            one.most = one.most if blamed else 1
 
     async def _not_done(self, items: Sequence[Item], error: Exception, *, marked: bool) -> None:
         """Nothing was done: try again a little later, or never."""
@@ -254,25 +244,13 @@ class Worker:
             seconds = min(_LONGEST_REST, max(asked or 0.0, 0.25 * 2.0 ** min(one.tries, 10)))
             one.rest(now, seconds, outcomes.waits_for(error))
 
-    async def _take_back(self, items: Sequence[Item]) -> None:
-        """They were marked as sent, and were not carried out."""
-        session = self._session
-        for one in items:
-            one.state = ActionState.INTENDED
-            one.attempts -= 1
-        code, sentence = items[0].waits
-        await take_back(
-            session.database,
-            [one.id for one in items],
-            self._owner,
-            reason=sentence,
-            reason_code=code,
-            now=session.clock.now(),
-        )
-
     async def _settle(self, client: KommoClient, items: Sequence[Item]) -> None:
         if not items:
             return
+        # What Kommo has answered is known already: only our database did not take it.
+        known = {one.id: one.done for one in items if one.done is not None}
+        await self._confirm(known)
+        items = [one for one in items if one.id not in known]
         looked_up = await look_up(client, items)
         names = [name for found in looked_up.values() for _, name in found.fitting if name is not None]
         names += [name for found in looked_up.values() for name in found.alike]
@@ -293,13 +271,10 @@ class Worker:
     async def _not_looked_up(self, one: Item, error: KommoError | None) -> None:
         """It cannot be looked up, or, without an error, what was found may be the one and may be not."""
         session = self._session
-        age = (session.clock.now() - one.held.record.created_at).total_seconds()
-        if (error and error.kind in outcomes.NO_LOOK) or age > session.options.give_up_after:
+        if (error and error.kind in outcomes.NO_LOOK) or self._age(one) > session.options.give_up_after:
             session.clients.forget(self._org)
-            due_in = min(_LOOK_SHORTLY, session.options.look_again + age)
             reason = outcomes.lookup_reason(error)
-            more = {"due_in": due_in} if age < _OLDEST_UNKNOWN else {}
-            await self._conclude([outcomes.unknown(one.held, one.plan, reason, **more)])
+            await self._conclude([outcomes.unknown(one.held, one.plan, reason, self._due_in(one))])
         elif error:
             self._rest([one], error)
         else:
@@ -308,8 +283,7 @@ class Worker:
     async def _absent(self, one: Item) -> None:
         """It is not there. It counts as not done once Kommo must have been through with it."""
         session = self._session
-        options, clock = session.options, session.clock
-        age = (clock.now() - one.held.record.created_at).total_seconds()
+        options, clock, age = session.options, session.clock, self._age(one)
         left = options.until_absent(one, clock)
         if left > 0:
             one.rest(clock.monotonic(), min(left, options.poll), outcomes.LOOKED_UP)
@@ -323,15 +297,24 @@ class Worker:
 
     async def _give_up(self, items: Sequence[Item], error: Exception) -> None:
         """Nothing can be sent or looked up: what was never sent has failed, of the rest nobody can tell."""
-        again = self._session.options.look_again
         await self._conclude(
             [
                 outcomes.failed(one.held, one.plan, outcomes.reason_of(one.plan, error))
                 if one.state is ActionState.INTENDED
-                else outcomes.unknown(one.held, one.plan, outcomes.reason_of(one.plan, error), again)
+                else outcomes.unknown(
+                    one.held, one.plan, outcomes.reason_of(one.plan, error), self._due_in(one)
+                )
                 for one in items
             ]
         )
+
+    def _age(self, one: Item) -> float:
+        return (self._session.clock.now() - one.held.record.created_at).total_seconds()
+
+    def _due_in(self, one: Item) -> float:
+        """Seconds until an unknown action is looked up again: ever more rarely, and not for ever."""
+        age = self._age(one)
+        return min(_LOOK_SHORTLY, self._session.options.look_again + age) if age < _OLDEST_UNKNOWN else NEVER
 
     async def _confirm(self, done: Mapping[int, Done]) -> None:
         await self._conclude(
@@ -341,59 +324,9 @@ class Worker:
             ]
         )
 
-    async def _conclude(self, made: Sequence[Outcome]) -> None:
-        """Write outcomes down. What was made and belongs to another action is looked up once more."""
-        if not made:
-            return
-        session = self._session
-        try:
-            await conclude(
-                session.database, made, self._owner, now=session.clock.now(), clock=session.seconds
-            )
-        except WriteRefusedError:
-            if len(made) == 1:
-                self._open[made[0].id].rest(session.clock.monotonic(), _TWIN_PAUSE, outcomes.LOOKED_UP)
-                return
-            for one in made:
-                await self._conclude([one])
-            return
-        for one in made:
-            self._open.pop(one.id, None)
-
-    async def _keep(self) -> None:
-        """Let the leases last, well before they end; what was lost is not ours any more."""
-        session = self._session
-        now = session.clock.monotonic()
-        if now - self._kept_at < session.options.lease / 4:
-            return
-        self._kept_at = now
-        kept = await keep_actions(
-            session.database, list(self._open), self._owner, session.options.lease, clock=session.seconds
-        )
-        for number in [number for number in self._open if number not in kept]:
-            del self._open[number]
-
     async def _pause(self) -> None:
         if not self._open:
             return
         clock = self._session.clock
         soonest = min(one.not_before for one in self._open.values()) - clock.monotonic()
         await clock.sleep(min(max(soonest, _SHORTEST_PAUSE), self._session.options.poll))
-
-    async def _hand_back(self) -> None:
-        session = self._session
-        by_reason: dict[tuple[str, str], list[int]] = {}
-        for one in self._open.values():
-            by_reason.setdefault(one.waits, []).append(one.id)
-        with contextlib.suppress(StoreError):  # then the leases end by themselves
-            for (code, sentence), ids in by_reason.items():
-                await hand_back(
-                    session.database,
-                    ids,
-                    self._owner,
-                    due_in=_DUE_AGAIN,
-                    reason=sentence,
-                    reason_code=code,
-                    now=session.clock.now(),
-                    clock=session.seconds,
-                )

@@ -28,11 +28,12 @@ async def test_actions_from_the_command_line(
         "--json",
     )
     first = cli(*ask).answer
-    again, conflict, invalid, wrong, note = cli.together(
+    again, conflict, invalid, wrong, empty, note = cli.together(
         ask,
         ("action", "create-task", "acme", "Another", "--till", str(TILL), "--key", "cli-1"),
         ("action", "create-task", "acme", "x", "--till", str(TILL), "--task-type", "99"),
         ("action", "create-task", "acme", "x", "--till", str(TILL * 1000)),
+        ("action", "create-task", "acme", "x", "--till", str(TILL), "--key", ""),
         ("action", "add-note", "acme", "leads", "999999999", "x"),
     )
     assert (first["state"], first["idempotency_key"]) == ("confirmed", "cli-1")
@@ -40,6 +41,7 @@ async def test_actions_from_the_command_line(
     assert (conflict.code, "belongs to another create-task" in conflict.sentence) == (1, True)
     assert (invalid.code, "There is no task type 99" in invalid.sentence) == (1, True)
     assert (wrong.code, "complete_till" in wrong.sentence) == (2, True)
+    assert (empty.code, "An idempotency key is" in empty.sentence) == (2, True)  # a variable that was not set
     assert (note.code, "is failed" in note.sentence) == (1, True)
     assert "Idempotency key: " in note.out
     listed, shown, failed, nothing, settled = cli.together(

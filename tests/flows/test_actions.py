@@ -1,5 +1,7 @@
 """The action flows on a real Prefect engine, with credentials from blocks."""
 
+from datetime import UTC, datetime
+
 import pytest
 from pydantic import SecretStr
 
@@ -11,6 +13,7 @@ from sandbox import Sandbox, running_sandbox
 from sandbox.oauth_pages import callback_url
 from store.actions import ActionState, list_actions
 from tasks.actions import CreateTask, open_action_session, perform
+from tasks.actions.running import ActionAnswer
 from tasks.app import require_app
 from tasks.connect import connect_with_code
 from tasks.errors import ActionFailedError, InvalidActionError, NotConnectedError
@@ -60,6 +63,24 @@ async def test_r3_the_actions_as_flows_each_done_once(installation: Settings) ->
     async with open_database(installation) as database:
         states = [record.state.value for record in await list_actions(database, "acme")]
     assert states == ["failed", *["confirmed"] * 4]
+
+
+@pytest.mark.parametrize(("how", "name"), [("confirmed", "Completed"), ("sent", "UnderWay")])
+async def test_a_run_is_completed_only_if_its_action_was_done(
+    installation: Settings, monkeypatch: pytest.MonkeyPatch, how: str, name: str
+) -> None:
+    now = datetime.now(UTC)
+    facts = {"action_id": "a" * 32, "org": "acme", "kind": "create-task", "idempotency_key": "key-1"}
+    answer = ActionAnswer(**facts, state=ActionState(how), reason="Why.", created_at=now, updated_at=now)
+
+    async def performed(*_: object) -> ActionAnswer:
+        return answer
+
+    del installation  # it is in the environment
+    monkeypatch.setattr("flows.actions.perform_action", performed)
+    state = await create_task("acme", text="Call back", complete_till=TILL, return_state=True)
+    assert (state.name, state.is_completed()) == (name, True)
+    assert await create_task("acme", text="Call back", complete_till=TILL) == answer
 
 
 @pytest.mark.seconds(4)

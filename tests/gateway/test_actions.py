@@ -14,12 +14,15 @@ from gateway import actions
 from gateway.actions import STATUS_OF_REASON
 from gateway.answers import Refusal
 from gateway.app import create_app
+from gateway.background import Background
 from kommo.errors import ErrorKind
 from sandbox import Sandbox, running_sandbox
 from sandbox.state import Account
 from store.actions import ActionRecord, ActionState
-from tasks.actions import AddNote, AnyWish
+from tasks.actions import AddNote, AnyWish, outcomes
+from tasks.actions.plans import Call, Plan
 from tasks.actions.wishes import LONGEST_TEXT
+from tasks.errors import AccountChangedError, NotConnectedError, ReauthorizationRequiredError
 from tests.actions.support import AccessClients, access_of, join
 from tests.gateway.doors import Doors
 from tests.store.builders import minutes
@@ -213,6 +216,17 @@ async def test_who_hangs_up_breaks_nothing_off(doors: Doors, monkeypatch: pytest
     assert ended.is_set()
 
 
+async def test_actions_that_wait_for_kommo_leave_room_for_other_work() -> None:
+    background = Background()
+    actions = [asyncio.create_task(asyncio.sleep(60)) for _ in range(100)]
+    for one in actions:
+        background.adopt(one)
+    other = background.start("sync acme", "A sync", asyncio.sleep(0))
+    assert other is not None
+    await background.finish(0.0)
+    assert all(one.cancelled() for one in actions)
+
+
 async def test_the_longest_text_fits_however_it_is_written(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +245,25 @@ async def test_the_longest_text_fits_however_it_is_written(
         headers=doors.signed() | {"Idempotency-Key": "k1", "Content-Type": "application/json"},
     )
     assert answer.status_code == 201, answer.text
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "1" * 5000, "[" * 900 + "]" * 900])
+async def test_a_value_that_is_no_json_is_a_bad_request(doors: Doors, value: str) -> None:
+    answer = await doors.http.post(
+        "/api/v1/orgs/acme/deal-fields",
+        content=f'{{"deal_id": 1, "field_id": 2, "value": {value}}}',
+        headers=doors.signed() | {"Idempotency-Key": "k1", "Content-Type": "application/json"},
+    )
+    assert answer.status_code == 400, answer.text
+
+
+def test_what_the_connection_lacks_is_not_blamed_on_kommo() -> None:
+    plan = Plan(Call.NOTE, {"params": {"text": "x"}}, "leads", 1)
+    status = {
+        type(error): STATUS_OF_REASON.get(outcomes.reason_of(plan, error)[0])
+        for error in (NotConnectedError(), ReauthorizationRequiredError(), AccountChangedError())
+    }
+    assert status == {NotConnectedError: 404, ReauthorizationRequiredError: 403, AccountChangedError: 409}
 
 
 async def test_a_body_that_is_too_large_or_does_not_come_is_told(
