@@ -19,6 +19,7 @@ from store.outbox import DEAD, OutboxRecord
 from store.outbox_turns import due_outbox
 from tasks.delivery_marks import HeldTurn, Marker
 from tasks.delivery_rules import Breaker, Judgement, Verdict, judge, mark_of, rest
+from tasks.delivery_slots import Slots
 from tasks.posting import Outcome, Posted, Poster
 from tasks.signing import CONTENT_TYPE, Signer, cloud_event
 from tasks.waiting import set_or_after
@@ -96,7 +97,7 @@ class Sending:
         self.stopped = False
         self._poster = poster
         self._signer = signer
-        self._free = asyncio.Semaphore(concurrency)
+        self._slots = Slots(concurrency)
         self._well_until = float("-inf")
         # Only a few look into the database at a time: more connections than are kept cost more than a wait.
         self.looking = asyncio.Semaphore(_LOOKING)
@@ -108,7 +109,7 @@ class Sending:
 
     async def send(self, event: OutboxRecord, turn: HeldTurn) -> Judgement | None:
         """One attempt; None if nothing was sent, because the address rests or the turn may have ended."""
-        async with self._free:
+        async with self._slots.of(event.org):
             if not self.may_send or turn.lost or self.clock.monotonic() > turn.good_until:
                 return None
             self.counts.posts += 1

@@ -9,8 +9,10 @@ from sqlalchemy import select
 
 from store.database import Database
 from store.tables import OutboxTurnRow, table_of
+from tasks.deliver import deliver
+from tasks.delivery_slots import Slots
 from tests.outbox.receiver import Received, Receiver, Reply
-from tests.outbox.support import hurry, outbox, run, states, tell
+from tests.outbox.support import hurry, outbox, run, session_of, states, tell
 
 
 @pytest.mark.parametrize(
@@ -80,3 +82,47 @@ async def test_a_slow_subject_with_many_events_holds_up_no_other_one_and_its_tur
             await running
     numbers = product.first_times()["/kommo/acme", "slow"]
     assert numbers == list(range(len(numbers)))
+
+
+async def test_an_org_to_which_the_product_answers_slowly_holds_up_no_other_org(
+    sqlite_database: Database, product: Receiver
+) -> None:
+    product.behave = lambda received: Reply(seconds=0.3 if received.event["source"] == "/kommo/a" else 0.0)
+    for number in range(60):
+        await tell(sqlite_database, "a", f"lead:{number}", 0)
+    running = asyncio.create_task(deliver(session_of(sqlite_database, product.url), 0.0, concurrency=4))
+    try:
+        await product.comes(1)
+        begun = time.monotonic()
+        await tell(sqlite_database, "b", "lead:1", 0, 1)
+        async with asyncio.timeout(10):
+            while "/kommo/b" not in {source for source, _ in product.first_times()}:
+                product.news.clear()
+                await product.news.wait()
+        assert time.monotonic() - begun < 1.5
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+async def test_a_slot_that_is_given_to_who_does_not_want_it_any_more_is_given_on() -> None:
+    slots, held = Slots(1), asyncio.Event()
+
+    async def hold(org: str) -> str:
+        async with slots.of(org):
+            await held.wait()
+            return org
+
+    first = asyncio.create_task(hold("a"))
+    await asyncio.sleep(0)
+    waiting = [asyncio.create_task(hold(org)) for org in ("a", "a", "b", "a")]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    held.set()
+    await first
+    waiting[1].cancel()
+    ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert ended[2:] == ["b", "a"]
+    async with asyncio.timeout(1), slots.of("c"):
+        pass
