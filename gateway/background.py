@@ -16,6 +16,8 @@ class Background:
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[Any]] = {}
+        # Apart: many callers who wait for their own work must not keep what nobody waits for from being begun.
+        self._adopted: set[asyncio.Task[Any]] = set()
 
     def start(
         self, key: str, what: str, work: Coroutine[object, object, object]
@@ -49,13 +51,12 @@ class Background:
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
         """Hold on to a task that somebody waits for, so that a stop waits for it too."""
-        key = f"adopted {id(task)}"
-        self._tasks[key] = task
-        task.add_done_callback(lambda _: self._tasks.pop(key, None))
+        self._adopted.add(task)
+        task.add_done_callback(self._adopted.discard)
 
     async def finish(self, seconds: float) -> None:
         """Wait for what is under way, then cancel what is left."""
-        tasks = set(self._tasks.values())
+        tasks = {*self._tasks.values(), *self._adopted}
         if tasks:
             _, left = await asyncio.wait(tasks, timeout=seconds)
             for task in left:
