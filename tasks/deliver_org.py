@@ -28,7 +28,7 @@ _LOOKING = 3
 _SHARE = 8
 """One subject counts for at most this part of what is looked at together, however many of its events there are."""
 _WELL_SECONDS = 120.0
-"""For so long after the product has taken an event, its 503 or redirect for another one is about that one."""
+"""For so long after the product has taken an event, its second 503 or redirect for another one is about that one."""
 
 _log = logging.getLogger(__name__)
 
@@ -115,27 +115,24 @@ class Sending:
             self.counts.posts += 1
             begun = self.clock.monotonic()
             posted = await self._post(event)
-        judgement = self._judge(posted)
+        judgement = self._judge(event, posted)
         held_up = self.clock.monotonic() - begun > 2 * self.options.timeout
         if held_up and judgement.verdict is not Verdict.TAKEN:
             return None  # this process was stopped meanwhile: neither the event nor the address is to blame
         self.breaker.note(judgement)
         return judgement
 
-    def _judge(self, posted: Posted) -> Judgement:
-        """The verdict on an attempt, in the light of what came of the others.
+    def _judge(self, event: OutboxRecord, posted: Posted) -> Judgement:
+        """The verdict on an attempt, in the light of what came of others.
 
-        One event that always gets a 503 or a redirect, while others are taken, would else be tried for ever: it would
-        block its subject, and the whole address each time that it makes it rest.
+        One event that gets a 503 or a redirect again and again, while others are taken, would else be tried for ever:
+        it would block its subject, and the whole address each time that it makes it rest.
         """
         judgement, now = judge(posted), self.clock.monotonic()
         if judgement.verdict is Verdict.TAKEN:
             self._well_until = now + _WELL_SECONDS
-        elif (
-            judgement.verdict is Verdict.UNWELL
-            and posted.status not in {None, 429}
-            and now < self._well_until
-        ):
+        failed_before = event.last_error is not None and now < self._well_until
+        if failed_before and judgement.verdict is Verdict.UNWELL and posted.status not in {None, 429}:
             return replace(judgement, verdict=Verdict.REFUSED)
         return judgement
 

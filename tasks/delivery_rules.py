@@ -2,9 +2,9 @@
 
 Two kinds of failure. One that an event may be to blame for (an answer that refuses it, no answer in time) counts as an
 attempt of that event: it is tried again ever later, and after its last attempt it is a dead letter. One that says that
-the address does not do at the moment (nobody there, 429, 503, a redirect) counts for no event; but a 503 or a redirect
-for one event while others are taken is that event's own (`tasks.deliver_org`). Both count for the address: after some
-in a row it rests, and then a single event tries it.
+the address does not do at the moment (nobody there, 429, 503, a redirect) counts for no event; but the second 503 or
+redirect for one event, while others are taken, is that event's own (`tasks.deliver_org`). Both count for the address:
+after some in a row it rests, and then a single event tries it.
 """
 
 from collections.abc import Callable
@@ -131,7 +131,8 @@ def rest(judgement: Judgement, rests_before: int, dice: Dice) -> float:
     if judgement.verdict is Verdict.GONE:
         return GONE_REST
     own = _spread(min(LONGEST_REST, FIRST_REST * 2.0 ** min(rests_before, 20)), dice)
-    return own if judgement.asked is None else max(1.0, judgement.asked)
+    obeys = judgement.verdict is Verdict.UNWELL and judgement.asked is not None
+    return max(1.0, judgement.asked or 0.0) if obeys else own
 
 
 def _spread(seconds: float, dice: Dice) -> float:
@@ -161,6 +162,7 @@ class Breaker:
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        says_so = judgement.verdict is Verdict.GONE or judgement.asked is not None
+        unwell = judgement.verdict is Verdict.UNWELL
+        says_so = judgement.verdict is Verdict.GONE or (unwell and judgement.asked is not None)
         if says_so or self._in_a_row >= self._threshold:
             self.tripped = judgement

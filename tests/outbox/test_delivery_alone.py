@@ -41,6 +41,20 @@ async def test_an_event_that_always_gets_the_answer_of_an_outage_while_others_ar
         ("/kommo/acme", "lead:2"): list(range(8)),
     }
     assert await states(sqlite_database) == {"dead": 1, "delivered": 9}
+    report = await run(sqlite_database, product.url)
+    assert report.state == "well", "only its first failure may stop the others"
+
+
+async def test_the_outage_that_begins_after_much_was_taken_counts_for_no_event(
+    sqlite_database: Database, product: Receiver
+) -> None:
+    product.behave = lambda received: Reply(503 if received.number else 200)
+    for number in range(20):
+        await tell(sqlite_database, "acme", f"lead:{number}", 0, 1)
+    report = await run(sqlite_database, product.url)
+    assert report.state == "resting"
+    assert report.failed >= 5
+    assert {event.attempts for event in await outbox(sqlite_database) if event.state == "pending"} == {0}
 
 
 async def test_an_address_that_has_rested_is_not_tried_with_the_event_that_had_failed(
