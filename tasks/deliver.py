@@ -165,7 +165,7 @@ async def outbox_rows(database: Database, clock: Clock) -> list[OutboxRow]:
             pending=one.pending,
             oldest_seconds=0.0
             if one.oldest_created_at is None
-            else round((now - one.oldest_created_at).total_seconds(), 1),
+            else max(0.0, round((now - one.oldest_created_at).total_seconds(), 1)),
             held=one.held,
             dead=one.dead,
         )
