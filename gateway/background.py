@@ -16,6 +16,7 @@ class Background:
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[Any]] = {}
+        # Apart: many callers who wait for their own work must not keep what nobody waits for from being begun.
         self._adopted: set[asyncio.Task[Any]] = set()
 
     def start(

@@ -65,6 +65,10 @@ async def readyz(request: Request, response: Response) -> Ready:
     return Ready(status=_word(good), database=_word(database), integration=_word(integration))
 
 
+# Some of those who watch ask for the head only.
+for _path, _door in (("/healthz", healthz), ("/readyz", readyz)):
+    router.add_api_route(_path, _door, methods=["HEAD"], include_in_schema=False)
+
 metrics_router = APIRouter(tags=["Health"], route_class=KeyedRoute)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.encoders import jsonable_encoder
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.access import Caller, KeyedRoute, authorized_org
@@ -20,6 +20,7 @@ from store.kinds import ALIASES, KINDS
 from store.runs import SnapshotState
 from store.snapshots import read_snapshot
 from store.standing import standing_of
+from store.types import dump_json
 
 _SHAPE = "1"
 """Part of every ETag: raised when the shape of the answer changes, though what is stored has not."""
@@ -210,7 +211,13 @@ async def snapshot(
         TAKEN_AT: view.taken_at.isoformat(),
         RUN_ID: view.run_id,
     }
-    return JSONResponse(answer.model_dump(mode="json"), headers=headers)
+    return _told(answer, headers)
+
+
+def _told(answer: BaseModel, headers: dict[str, str] | None = None) -> Response:
+    """As the store writes JSON: Kommo's own objects may hold halves of surrogate pairs, which UTF-8 cannot."""
+    text = dump_json(answer.model_dump(mode="json"))
+    return Response(text, media_type="application/json", headers=headers)
 
 
 def _etag(kind: str, changed_at: datetime, *, raw: bool) -> str:
@@ -266,7 +273,7 @@ async def drift(
     to_run: Annotated[
         str | None, Query(alias="to", pattern=_ID, description="The later run; by default the newest.")
     ] = None,
-) -> DriftAnswer:
+) -> Response:
     """What differs between what two runs saw, and what that breaks. Of runs that are not named, the newest two."""
     org = authorized_org(caller, org)
     try:
@@ -277,7 +284,7 @@ async def drift(
         raise Refusal(
             404, "There is no such run of this org. X-Kommo-Run-Id of an answer names one."
         ) from None
-    return DriftAnswer(
+    answer = DriftAnswer(
         org=found.org,
         from_run=str(found.from_run),
         to_run=found.to_run,
@@ -286,6 +293,7 @@ async def drift(
         changes=[ChangeAnswer(**jsonable_encoder(change)) for change in found.changes],
         not_compared=list(found.not_compared),
     )
+    return _told(answer)
 
 
 @router.get(

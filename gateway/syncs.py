@@ -43,6 +43,9 @@ _MOST_HERE = 4
 _CHAIN = 4
 _ASK_STORE = 0.25
 _ASK_PREFECT = 2.0
+_PATIENCE = 8.0
+"""Seconds that Prefect has to take a run; its client alone would wait for minutes."""
+_ASK_PATIENCE = 3.0
 
 _log = logging.getLogger("gateway.syncs")
 
@@ -86,9 +89,18 @@ class SyncStanding:
 class _Local:
     """A sync that runs in this process."""
 
+    org: str
     began: "asyncio.Future[UUID]"
     task: "asyncio.Task[None] | None" = None
     reason: str | None = None
+
+
+@dataclass(eq=False)
+class _Watch:
+    """Looks how a run stands, for all who wait for it."""
+
+    task: "asyncio.Task[SyncStanding]"
+    waiting: int = 0
 
 
 @dataclass
@@ -112,6 +124,7 @@ class Syncs:
         self._clock = clock
         self._starting: dict[tuple[str, Scope], asyncio.Task[str]] = {}
         self._here = _Here()
+        self._watches: dict[str, _Watch] = {}
 
     async def start(self, org: str, scope: Scope) -> str:
         """Have an org synced; gives the id of the run, the same to all who ask at once.
@@ -130,7 +143,7 @@ class Syncs:
 
     async def close(self) -> None:
         """Give up what is being started; a run that Prefect has taken goes on."""
-        tasks = list(self._starting.values())
+        tasks = [*self._starting.values(), *(watch.task for watch in self._watches.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -152,7 +165,7 @@ class Syncs:
         if told is not None and told.phase.is_final:
             return told
         local = self._here.by_run.get(run_id)
-        if local is not None:
+        if local is not None and local.org == org:
             return told or SyncStanding(run_id, Phase.RUNNING)
         seen = await self._seen_by_prefect(org, run_id)
         if seen is None or not seen.phase.is_final:
@@ -164,28 +177,46 @@ class Syncs:
     async def wait(self, org: str, run_id: str, seconds: float) -> SyncStanding:
         """Wait for the end of a sync, for so many seconds at most."""
         since = self._clock.now() - _JOINED_WITHIN
-        deadline = self._clock.monotonic() + seconds
-        asked = self._clock.monotonic()
         local = self._here.by_run.get(run_id)
         if local is not None and local.task is not None:
             await asyncio.wait({local.task}, timeout=seconds)
             if local.task.done():
                 told = await self._written(org, run_id, since)
                 return told or SyncStanding(run_id, Phase.FAILED, local.reason)
-        standing: SyncStanding | None = None
+        elif seconds > 0:
+            ended = await self._watched(org, run_id, since, seconds)
+            if ended is not None:
+                return ended
+        return await self._written(org, run_id, since) or SyncStanding(run_id, Phase.SCHEDULED)
+
+    async def _watched(self, org: str, run_id: str, since: datetime, seconds: float) -> SyncStanding | None:
+        """The end of a run, if it comes in time. However many wait for it, one looks."""
+        watch = self._watches.get(run_id)
+        if watch is None:
+            watch = _Watch(asyncio.create_task(self._end_of(org, run_id, since)))
+            self._watches[run_id] = watch
+        watch.waiting += 1
+        try:
+            await asyncio.wait({watch.task}, timeout=seconds)
+        finally:
+            watch.waiting -= 1
+            if not watch.waiting or watch.task.done():
+                watch.task.cancel()
+                if self._watches.get(run_id) is watch:
+                    del self._watches[run_id]
+        return watch.task.result() if watch.task.done() and not watch.task.cancelled() else None
+
+    async def _end_of(self, org: str, run_id: str, since: datetime) -> SyncStanding:
+        asked = self._clock.monotonic()
         while True:
-            standing = await self._written(org, run_id, since) or standing
+            standing = await self._written(org, run_id, since)
+            is_final = standing is not None and standing.phase.is_final
+            if not is_final and self._clock.monotonic() - asked >= _ASK_PREFECT:
+                standing = await self.standing(org, run_id, since=since)
+                asked = self._clock.monotonic()
             if standing is not None and standing.phase.is_final:
                 return standing
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                return standing or SyncStanding(run_id, Phase.SCHEDULED)
-            if self._clock.monotonic() - asked >= _ASK_PREFECT:
-                standing = await self.standing(org, run_id, since=since) or standing
-                asked = self._clock.monotonic()
-                if standing is not None and standing.phase.is_final:
-                    return standing
-            await self._clock.sleep(min(_ASK_STORE, left))
+            await self._clock.sleep(_ASK_STORE)
 
     async def _written(self, org: str, run_id: str, since: datetime | None) -> SyncStanding | None:
         record = await find_run(self._database, org, run_id, since=since)
@@ -206,7 +237,8 @@ class Syncs:
         if PREFECT_API_URL.value():
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
-                    run = await self._run_of_deployment(org, scope)
+                    async with asyncio.timeout(_PATIENCE):
+                        run = await self._run_of_deployment(org, scope)
                 except Exception as error:
                     _log.warning("Prefect did not take a sync of %s (%s)", org, type(error).__name__)
                     if attempt == _ATTEMPTS:
@@ -252,7 +284,7 @@ class Syncs:
     async def _start_here(self, org: str, scope: Scope) -> str:
         if len(self._here.by_scope) >= _MOST_HERE:
             raise SyncUnavailableError
-        local = _Local(asyncio.get_running_loop().create_future())
+        local = _Local(org, asyncio.get_running_loop().create_future())
         what = f"sync of {org} ({scope.value})"
         local.task = self._background.start(what, what, self._run_here(org, scope, local))
         if local.task is None:
@@ -290,7 +322,7 @@ class Syncs:
         if not PREFECT_API_URL.value():
             return None
         with contextlib.suppress(Exception):  # it is asked beside the store, which knows what matters
-            async with get_client() as client:
+            async with asyncio.timeout(_ASK_PATIENCE), get_client() as client:
                 run = await client.read_flow_run(UUID(run_id))
             if run.parameters.get("org") == org and run.state is not None:
                 if not run.state.is_final():

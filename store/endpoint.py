@@ -18,6 +18,8 @@ from store.types import EpochSeconds, UTCDateTime
 _TABLE = table_of(OutboxEndpointRow)
 
 RESTING, GONE = "resting", "gone"
+_LONGEST = 7200.0
+"""Seconds; a rest that ends later than this from now was written before the machine's clock was set back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +55,22 @@ async def endpoint_state(
     """
     async with db.read() as connection:
         clock = clock_expression(connection, now)
-        # Whoever tries it holds it: for all others it rests for as long.
-        left = case(
-            (_TABLE.c.probe_until > _TABLE.c.rests_until, _TABLE.c.probe_until), else_=_TABLE.c.rests_until
-        )
         query = select(
-            _TABLE.c.host, _TABLE.c.state, _TABLE.c.failures, left - clock, _TABLE.c.reason, _TABLE.c.since
+            _TABLE.c.host,
+            _TABLE.c.state,
+            _TABLE.c.failures,
+            _TABLE.c.rests_until - clock,
+            _TABLE.c.probe_until - clock,
+            _TABLE.c.reason,
+            _TABLE.c.since,
         ).where(_TABLE.c.endpoint == endpoint)
         row = (await connection.execute(query)).first()
     if row is None:
         return None
-    host, state, failures, seconds, reason, since = row
-    return EndpointRecord(host, state, failures, max(0.0, seconds), reason, since)
+    host, state, failures, rest, probe, reason, since = row
+    # Whoever tries it holds it: for all others it rests for as long.
+    seconds = max(0.0, *(left for left in (rest, probe) if left <= _LONGEST or state == GONE))
+    return EndpointRecord(host, state, failures, seconds, reason, since)
 
 
 async def rest_endpoint(
@@ -114,7 +120,13 @@ async def rest_endpoint(
                 set_={
                     "state": case((_TABLE.c.state == GONE, GONE), else_=insert.excluded.state),
                     "failures": _TABLE.c.failures + 1,
-                    "rests_until": later(_TABLE.c.rests_until, insert.excluded.rests_until),
+                    "rests_until": case(
+                        (
+                            _TABLE.c.rests_until > until + literal(_LONGEST, EpochSeconds()),
+                            insert.excluded.rests_until,
+                        ),
+                        else_=later(_TABLE.c.rests_until, insert.excluded.rests_until),
+                    ),
                     "probe_until": 0.0,
                     "reason": case((_TABLE.c.state == GONE, _TABLE.c.reason), else_=insert.excluded.reason),
                 },
@@ -138,7 +150,10 @@ async def claim_probe(db: Database, endpoint: str, seconds: float, *, now: Secon
             .where(
                 _TABLE.c.endpoint == endpoint,
                 _TABLE.c.state == RESTING,
-                _TABLE.c.rests_until <= clock,
+                or_(
+                    _TABLE.c.rests_until <= clock,
+                    _TABLE.c.rests_until > clock + literal(_LONGEST, EpochSeconds()),
+                ),
                 or_(
                     _TABLE.c.probe_until <= clock,
                     _TABLE.c.probe_until > clock + literal(10 * seconds, EpochSeconds()),

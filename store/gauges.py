@@ -15,7 +15,7 @@ _OUTBOX = table_of(OutboxRow)
 # Written out, not a parameter: the database must see that the partial indexes fit.
 _IS_PENDING = EVENTS.c.state == literal_column("'pending'")
 _IS_DEAD = EVENTS.c.state == literal_column("'dead'")
-_WAITING = ("pending", "dead")
+_WAITING = ("pending", "dead")  # the states of the outbox that have an index of their own
 _IS_UNREADABLE = DELIVERIES.c.state == literal_column("'unreadable'")
 
 
@@ -49,17 +49,19 @@ async def read_gauges(db: Database) -> Gauges:
     events = select(func.count(), func.min(EVENTS.c.received_at)).where(_IS_PENDING)
     dead = select(func.count()).where(_IS_DEAD)
     unreadable = select(func.count()).where(_IS_UNREADABLE)
-    waiting = (
-        select(_OUTBOX.c.state, func.count(), func.min(_OUTBOX.c.created_at))
-        .where(_OUTBOX.c.state.in_(_WAITING))
-        .group_by(_OUTBOX.c.state)
-    )
+    # One for each state: told that it is one of several, the database would go through all that was ever told.
+    waiting = {
+        state: select(func.count(), func.min(_OUTBOX.c.created_at)).where(
+            _OUTBOX.c.state == literal_column(f"'{state}'")
+        )
+        for state in _WAITING
+    }
     states = select(_CONNECTION.c.state, func.count()).group_by(_CONNECTION.c.state)
     async with db.read() as connection:
         pending, oldest = (await connection.execute(events)).one()
         given_up = (await connection.execute(dead)).scalar_one()
         not_read = (await connection.execute(unreadable)).scalar_one()
-        outbox = {row[0]: (row[1], row[2]) for row in await connection.execute(waiting)}
+        outbox = {state: (await connection.execute(query)).one() for state, query in waiting.items()}
         connections = {row[0]: row[1] for row in await connection.execute(states)}
     measured = await latest_completeness(db)
     return Gauges(
@@ -67,8 +69,8 @@ async def read_gauges(db: Database) -> Gauges:
         oldest_received_at=oldest,
         dead=given_up,
         unreadable=not_read,
-        outbox={state: count for state, (count, _) in outbox.items()},
-        outbox_oldest_at=outbox["pending"][1] if "pending" in outbox else None,
+        outbox={state: row[0] for state, row in outbox.items()},
+        outbox_oldest_at=outbox["pending"][1],
         connections=connections,
         completeness=tuple(one.share for one in measured.values()),
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, literal_column, select, update
+from sqlalchemy import BigInteger, func, literal_column, select, update
 
 from store.database import Database
 from store.outbox import DEAD, DELIVERED, PENDING
@@ -16,6 +16,7 @@ _TABLE = table_of(OutboxRow)
 # Written out, not a parameter: the database must see that the partial indexes fit.
 _IS_PENDING = _TABLE.c.state == literal_column("'pending'")
 _IS_DEAD = _TABLE.c.state == literal_column("'dead'")
+_AT_ONCE = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +83,30 @@ async def replay_outbox(
     Returns:
         How many there were.
     """
-    async with db.begin() as connection:
-        statement = update(_TABLE).where(_IS_DEAD if dead_only else _TABLE.c.state.in_((DEAD, DELIVERED)))
-        if ids is not None:
-            given = given_rows(connection, {"event_id": CleanText}, [(one,) for one in sorted(set(ids))])
-            statement = statement.where(_TABLE.c.event_id.in_(select(given.c.event_id)))
-        if org is not None:
-            statement = statement.where(_TABLE.c.org == org)
-        if type is not None:
-            statement = statement.where(_TABLE.c.type == type)
-        if since is not None:
-            statement = statement.where(_TABLE.c.created_at >= since)
-        again = statement.values(
-            # The reason stays until the event has come to something, for whoever watches it.
-            state=PENDING,
-            attempts=0,
-            next_attempt_at=None,
-            delivered_at=None,
-        )
-        return (await connection.execute(again)).rowcount
+    conditions = [_IS_DEAD if dead_only else _TABLE.c.state.in_((DEAD, DELIVERED))]
+    if org is not None:
+        conditions.append(_TABLE.c.org == org)
+    if type is not None:
+        conditions.append(_TABLE.c.type == type)
+    if since is not None:
+        conditions.append(_TABLE.c.created_at >= since)
+    count, last = 0, 0
+    while True:
+        # In parts, each its own transaction: all that was ever told at once would hold everybody up.
+        async with db.begin() as connection:
+            part = select(_TABLE.c.id).where(*conditions, _TABLE.c.id > last)
+            if ids is not None:
+                given = given_rows(connection, {"event_id": CleanText}, [(one,) for one in sorted(set(ids))])
+                part = part.where(_TABLE.c.event_id.in_(select(given.c.event_id)))
+            found = (await connection.execute(part.order_by(_TABLE.c.id).limit(_AT_ONCE))).scalars().all()
+            rows = given_rows(connection, {"id": BigInteger}, [(one,) for one in found])
+            again = (
+                update(_TABLE)
+                .where(_TABLE.c.id.in_(select(rows.c.id)), *conditions)
+                # The reason stays until the event has come to something, for whoever watches it.
+                .values(state=PENDING, attempts=0, next_attempt_at=None, delivered_at=None)
+            )
+            count += (await connection.execute(again)).rowcount
+        if len(found) < _AT_ONCE:
+            return count
+        last = found[-1]

@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import (
     BigInteger,
@@ -42,6 +42,8 @@ _IS_PENDING = _TABLE.c.state == literal_column("'pending'")
 
 LONGEST_TURN = 600.0
 """Seconds; a turn that ends later than this from now was taken before the machine's clock was set back."""
+_LONGEST_HOLD = timedelta(hours=2)
+"""The same for an event's next attempt, which is never put off for much longer than an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ async def take_outbox_turns(
         limit: at most so many.
         orgs: only some of these.
         shard: (number, of how many): only orgs that fall to this part.
-        moment: the present time, for what is due.
+        moment: the present time, used on SQLite for what is due.
         now: seconds since 1970, used on SQLite for the turns.
 
     Raises:
@@ -154,15 +156,15 @@ async def due_outbox(
         org: the product's tenant.
         limit: at most so many.
         busy: subjects that are left out, because somebody is telling their events.
-        moment: the present time.
+        moment: the present time, used on SQLite.
     """
-    query = (
-        select(_TABLE)
-        .where(_TABLE.c.org == org, _IS_PENDING, _is_not_held(moment))
-        .order_by(_TABLE.c.id)
-        .limit(limit)
-    )
     async with db.read() as connection:
+        query = (
+            select(_TABLE)
+            .where(_TABLE.c.org == org, _IS_PENDING, _is_not_held(connection, moment))
+            .order_by(_TABLE.c.id)
+            .limit(limit)
+        )
         if busy:
             given = given_rows(connection, {"subject": CleanText}, [(subject,) for subject in busy])
             query = query.where(_TABLE.c.subject.not_in(select(given.c.subject)))
@@ -187,7 +189,7 @@ async def mark_outbox(
         turns: all that this run has.
         marks: of events of these orgs.
         seconds: how long the turns last from now on.
-        moment: the present time.
+        moment: the present time on this machine's clock, by which `retry_at` was reckoned.
         now: seconds since 1970, used on SQLite for the turns.
 
     Returns:
@@ -199,17 +201,21 @@ async def mark_outbox(
             update(_TURN)
             .where(_mine(owner, given))
             .values(until=clock_expression(connection, now) + literal(seconds, EpochSeconds()))
-            .returning(_TURN.c.org)
+            .returning(_TURN.c.org, _TURN.c.until)
         )
-        still = set(kept.scalars())
-        rows = [
-            (one.id, one.state, int(one.counted), one.retry_at, one.reason)
-            for one in marks
-            if one.org in still
-        ]
-        if rows:
-            await _write_marks(connection, rows, moment)
-        return still
+        still: dict[str, float] = {org: until - seconds for org, until in kept}
+        ours = [one for one in marks if one.org in still]
+        if ours:
+            # Several machines read what is written here, and their clocks differ: it is told by the database's.
+            behind = timedelta()
+            if connection.dialect.name == "postgresql":
+                behind = datetime.fromtimestamp(max(still.values()), UTC) - moment
+            rows = [
+                (one.id, one.state, int(one.counted), one.retry_at and one.retry_at + behind, one.reason)
+                for one in ours
+            ]
+            await _write_marks(connection, rows, moment + behind)
+        return set(still)
 
 
 async def _write_marks(
@@ -269,7 +275,7 @@ async def _waiting_orgs(
     waiting = waiting.union_all(select(following).where(waiting.c.org.is_not(None)))
     due = (
         select(_TABLE.c.id)
-        .where(_TABLE.c.org == waiting.c.org, _IS_PENDING, _is_not_held(moment))
+        .where(_TABLE.c.org == waiting.c.org, _IS_PENDING, _is_not_held(connection, moment))
         .limit(1)
         .scalar_subquery()
         .is_not(None)
@@ -285,13 +291,20 @@ async def _waiting_orgs(
     return list((await connection.execute(query)).scalars())
 
 
-def _is_not_held(moment: datetime) -> ColumnElement[bool]:
-    """Whether no event of this one's subject has failed and waits for another attempt.
+def _is_not_held(connection: AsyncConnection, moment: datetime) -> ColumnElement[bool]:
+    """Whether no event of this one's subject has failed and waits for another attempt, by the shared clock.
 
     Not EXISTS: PostgreSQL would make a join of it, and go through all that waits before it gives the first row. A look
     into the index for each row that is asked for is right whatever the statistics say.
     """
     held = _TABLE.alias("held")
+    if connection.dialect.name == "postgresql":
+        # The statement's time: one that may differ from row to row could not be looked up in an index.
+        clock: ColumnElement[datetime] = func.statement_timestamp()
+        farthest: ColumnElement[datetime] = clock + _LONGEST_HOLD
+    else:
+        clock = literal(moment, UTCDateTime())
+        farthest = literal(moment + _LONGEST_HOLD, UTCDateTime())
     return (
         select(held.c.id)
         .where(
@@ -299,7 +312,8 @@ def _is_not_held(moment: datetime) -> ColumnElement[bool]:
             held.c.subject == _TABLE.c.subject,
             held.c.state == literal_column("'pending'"),
             held.c.next_attempt_at.is_not(None),
-            held.c.next_attempt_at > moment,
+            held.c.next_attempt_at > clock,
+            held.c.next_attempt_at <= farthest,
         )
         .limit(1)
         .scalar_subquery()

@@ -7,9 +7,13 @@ from sqlalchemy import delete
 from store.audit import add_audit
 from store.claims import revoke_claim
 from store.database import Database
-from store.tables import metadata
+from store.outbox import DEAD, DELIVERED
+from store.tables import OutboxRow, metadata, table_of
 
-# The audit says that it was done, the outbox still has to tell the product, and the claim only counts.
+_OUTBOX = table_of(OutboxRow)
+
+# The audit says that it was done, and the claim only counts. Of the outbox only what still has to be told stays: what
+# was told, or given up, holds customers' data like everything else.
 _KEPT = frozenset({"connection_audit", "outbox", "outbox_turn", "refresh_claim"})
 
 
@@ -33,5 +37,7 @@ async def purge_org(db: Database, org: str, *, now: datetime) -> dict[str, int]:
                 removed[table.name] = (
                     await connection.execute(delete(table).where(table.c.org == org))
                 ).rowcount
+        told = delete(_OUTBOX).where(_OUTBOX.c.org == org, _OUTBOX.c.state.in_((DELIVERED, DEAD)))
+        removed[_OUTBOX.name] = (await connection.execute(told)).rowcount
         await add_audit(connection, org, "purged", {"rows": sum(removed.values())}, now)
     return removed

@@ -165,7 +165,7 @@ async def outbox_rows(database: Database, clock: Clock) -> list[OutboxRow]:
             pending=one.pending,
             oldest_seconds=0.0
             if one.oldest_created_at is None
-            else round((now - one.oldest_created_at).total_seconds(), 1),
+            else max(0.0, round((now - one.oldest_created_at).total_seconds(), 1)),
             held=one.held,
             dead=one.dead,
         )
@@ -236,7 +236,7 @@ class _Run:
         breaker = self._sending.breaker
         if breaker.tripped is not None:
             if not self._said:
-                await self._let_rest(breaker.tripped)
+                await self._let_rest(breaker.tripped, rest(breaker.tripped, 0, self._session.clock.random))
                 self._said = True
             if self._at_work:
                 return False
@@ -256,28 +256,28 @@ class _Run:
         """Send a single event to an address that has rested; whether it does now."""
         database, key = self._session.database, self._session.endpoint.key
         seconds = self._session.options.timeout + 5.0
-        judgement, claimed = None, False
+        tried, claimed = None, False
         for held in await self._take(limit=1):
             if await claim_probe(database, key, seconds, now=self._seconds):
-                judgement = await OrgDelivery(database, held, self._marker, self._sending).one()
+                tried = await OrgDelivery(database, held, self._marker, self._sending).one(found.failures)
                 claimed = True
             await self._marker.end(held)
         self._sending.breaker = Breaker(self._session.options.threshold)
-        if judgement is None:
+        if tried is None:
             if claimed:
                 await end_probe(database, key)
             return False
+        judgement, seconds = tried
         if judgement.verdict is Verdict.TAKEN:
             _log.info("The product answers again.")
             await endpoint_does(database, key)
             return True
-        await self._let_rest(judgement, found.failures)
+        await self._let_rest(judgement, seconds)
         return False
 
-    async def _let_rest(self, judgement: Judgement, rests_before: int = 0) -> None:
+    async def _let_rest(self, judgement: Judgement, seconds: float) -> None:
         gone = judgement.verdict is Verdict.GONE
         reason = judgement.reason or ""
-        seconds = rest(judgement, rests_before, self._session.clock.random)
         _log.warning(
             "Nothing is sent to the product for %s. %s", "now" if gone else f"{seconds:.0f} s", reason
         )

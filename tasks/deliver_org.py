@@ -8,7 +8,7 @@ under way, the org's events are looked for again and again.
 import asyncio
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
 
@@ -18,12 +18,17 @@ from store.errors import DatabaseUnavailableError
 from store.outbox import DEAD, OutboxRecord
 from store.outbox_turns import due_outbox
 from tasks.delivery_marks import HeldTurn, Marker
-from tasks.delivery_rules import Breaker, Judgement, Verdict, judge, mark_of
+from tasks.delivery_rules import Breaker, Judgement, Verdict, judge, mark_of, rest
+from tasks.delivery_slots import Slots
 from tasks.posting import Outcome, Posted, Poster
 from tasks.signing import CONTENT_TYPE, Signer, cloud_event
 from tasks.waiting import set_or_after
 
 _LOOKING = 3
+_SHARE = 8
+"""One subject counts for at most this part of what is looked at together, however many of its events there are."""
+_WELL_SECONDS = 120.0
+"""For so long after the product has taken an event, its second 503 or redirect for another one is about that one."""
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +97,8 @@ class Sending:
         self.stopped = False
         self._poster = poster
         self._signer = signer
-        self._free = asyncio.Semaphore(concurrency)
+        self._slots = Slots(concurrency)
+        self._well_until = float("-inf")
         # Only a few look into the database at a time: more connections than are kept cost more than a wait.
         self.looking = asyncio.Semaphore(_LOOKING)
 
@@ -103,17 +109,31 @@ class Sending:
 
     async def send(self, event: OutboxRecord, turn: HeldTurn) -> Judgement | None:
         """One attempt; None if nothing was sent, because the address rests or the turn may have ended."""
-        async with self._free:
+        async with self._slots.of(event.org):
             if not self.may_send or turn.lost or self.clock.monotonic() > turn.good_until:
                 return None
             self.counts.posts += 1
             begun = self.clock.monotonic()
             posted = await self._post(event)
-        judgement = judge(posted)
+        judgement = self._judge(event, posted)
         held_up = self.clock.monotonic() - begun > 2 * self.options.timeout
         if held_up and judgement.verdict is not Verdict.TAKEN:
             return None  # this process was stopped meanwhile: neither the event nor the address is to blame
         self.breaker.note(judgement)
+        return judgement
+
+    def _judge(self, event: OutboxRecord, posted: Posted) -> Judgement:
+        """The verdict on an attempt, in the light of what came of others.
+
+        One event that gets a 503 or a redirect again and again, while others are taken, would else be tried for ever:
+        it would block its subject, and the whole address each time that it makes it rest.
+        """
+        judgement, now = judge(posted), self.clock.monotonic()
+        if judgement.verdict is Verdict.TAKEN:
+            self._well_until = now + _WELL_SECONDS
+        failed_before = event.last_error is not None and now < self._well_until
+        if failed_before and judgement.verdict is Verdict.UNWELL and posted.status not in {None, 429}:
+            return replace(judgement, verdict=Verdict.REFUSED)
         return judgement
 
     async def _post(self, event: OutboxRecord) -> Posted:
@@ -147,28 +167,45 @@ class OrgDelivery:
     async def work(self) -> None:
         """Deliver what is due, until there is no more or the turn has lasted long enough."""
         options, clock = self._sending.options, self._sending.clock
-        begun = clock.monotonic()
+        until = clock.monotonic() + options.turn_longest
         async with asyncio.TaskGroup() as group:
             while True:
-                goes_on = self._goes_on and clock.monotonic() - begun < options.turn_longest
-                room = options.at_a_time - sum(self._busy.values())
+                goes_on = self._goes_on and clock.monotonic() < until
+                share = max(1, options.at_a_time // _SHARE)
+                room = options.at_a_time - sum(min(count, share) for count in self._busy.values())
                 if goes_on and room >= options.at_a_time // 4:
                     for subject, events in self._subjects(await self._due(room)):
                         self._busy[subject] = len(events)
-                        group.create_task(self._tell(subject, events))
+                        group.create_task(self._tell(subject, events, until))
                 if not self._busy:
                     return
                 # A subject may be done, or new events may have come.
                 await set_or_after(self._changed, clock, options.poll)
 
-    async def one(self) -> Judgement | None:
-        """Deliver a single event, to see whether the address does; None if there is none."""
-        for event in await self._due(1):
-            judgement = await self._sending.send(event, self._held)
-            if judgement is not None:
-                await self._note(event, judgement)
-            return judgement
-        return None
+    async def one(self, rests_before: int) -> tuple[Judgement, float] | None:
+        """Deliver a single event, to see whether the address does; None if there is none.
+
+        One that has not failed yet, if there is any: an event that the product never takes tells little about the
+        address.
+
+        Args:
+            rests_before: How many rests in a row the address has had.
+
+        Returns:
+            What came of it, and for how many seconds the address has to rest if it failed.
+        """
+        firsts: dict[str, OutboxRecord] = {}
+        for event in await self._due(self._sending.options.at_a_time):
+            firsts.setdefault(event.subject, event)
+        if not firsts:
+            return None
+        event = min(firsts.values(), key=lambda one: (one.last_error is not None, one.id))
+        judgement = await self._sending.send(event, self._held)
+        if judgement is None:
+            return None
+        seconds = rest(judgement, rests_before, self._sending.clock.random)
+        await self._note(event, judgement, rest_seconds=seconds)
+        return judgement, seconds
 
     @property
     def _goes_on(self) -> bool:
@@ -196,11 +233,13 @@ class OrgDelivery:
         ordered = sorted(events, key=lambda event: (first[event.subject], event.id))
         return [(subject, list(found)) for subject, found in groupby(ordered, key=attrgetter("subject"))]
 
-    async def _tell(self, subject: str, events: list[OutboxRecord]) -> None:
-        """Tell one subject's events, in their order, until one fails."""
+    async def _tell(self, subject: str, events: list[OutboxRecord], until: float) -> None:
+        """Tell one subject's events, in their order, until one fails or the turn has lasted long enough."""
         marks: list[asyncio.Future[bool]] = []
         try:
             for event in events:
+                if self._sending.clock.monotonic() >= until:
+                    break
                 judgement = await self._sending.send(event, self._held)
                 if judgement is None:
                     break
@@ -214,7 +253,9 @@ class OrgDelivery:
             del self._busy[subject]
             self._changed.set()
 
-    def _note(self, event: OutboxRecord, judgement: Judgement) -> "asyncio.Future[bool]":
+    def _note(
+        self, event: OutboxRecord, judgement: Judgement, *, rest_seconds: float = 0.0
+    ) -> "asyncio.Future[bool]":
         sending = self._sending
         mark = mark_of(
             event,
@@ -222,6 +263,7 @@ class OrgDelivery:
             attempts=sending.options.attempts,
             now=sending.clock.now(),
             dice=sending.clock.random,
+            rest_seconds=rest_seconds,
         )
         counts = sending.counts
         if judgement.verdict is Verdict.TAKEN:

@@ -2,8 +2,9 @@
 
 Two kinds of failure. One that an event may be to blame for (an answer that refuses it, no answer in time) counts as an
 attempt of that event: it is tried again ever later, and after its last attempt it is a dead letter. One that says that
-the address does not do at the moment (nobody there, 429, 503, a redirect) counts for no event. Both count for the
-address: after some in a row it rests, and then a single event tries it.
+the address does not do at the moment (nobody there, 429, 503, a redirect) counts for no event; but the second 503 or
+redirect for one event, while others are taken, is that event's own (`tasks.deliver_org`). Both count for the address:
+after some in a row it rests, and then a single event tries it.
 """
 
 from collections.abc import Callable
@@ -74,7 +75,15 @@ def _judge_status(status: int, retry_after: float | None) -> Judgement:
     return Judgement(Verdict.REFUSED, f"The product answered {status}.")
 
 
-def mark_of(event: OutboxRecord, judgement: Judgement, *, attempts: int, now: datetime, dice: Dice) -> Mark:
+def mark_of(
+    event: OutboxRecord,
+    judgement: Judgement,
+    *,
+    attempts: int,
+    now: datetime,
+    dice: Dice,
+    rest_seconds: float = 0.0,
+) -> Mark:
     """What is written down of an attempt.
 
     Args:
@@ -83,18 +92,21 @@ def mark_of(event: OutboxRecord, judgement: Judgement, *, attempts: int, now: da
         attempts: So many times an event is tried.
         now: The present time.
         dice: Chance, so that not all come back at the same moment.
+        rest_seconds: For how long the address rests because of this attempt. The event waits for a little longer, so
+            that the next one to try the address is another, if there is one.
     """
     verdict = judgement.verdict
+    shortest = max(rest_seconds, judgement.asked or 0.0) + 1.0 + 2.0 * dice()
     if verdict is Verdict.TAKEN:
         return Mark(event.id, event.org, DELIVERED)
     if verdict is not Verdict.REFUSED:
         # The address's rest says when; the event itself need not wait for long.
-        pause = 0.0 if verdict is Verdict.GONE else 1.0 + 2.0 * dice()
+        pause = 0.0 if verdict is Verdict.GONE else shortest
         retry_at = now + timedelta(seconds=pause)
         return Mark(event.id, event.org, PENDING, counted=False, retry_at=retry_at, reason=judgement.reason)
     if event.attempts + 1 >= attempts:
         return Mark(event.id, event.org, DEAD, reason=judgement.reason)
-    retry_at = now + timedelta(seconds=backoff(event.attempts, dice))
+    retry_at = now + timedelta(seconds=max(shortest, backoff(event.attempts, dice)))
     return Mark(event.id, event.org, PENDING, retry_at=retry_at, reason=judgement.reason)
 
 
@@ -119,7 +131,8 @@ def rest(judgement: Judgement, rests_before: int, dice: Dice) -> float:
     if judgement.verdict is Verdict.GONE:
         return GONE_REST
     own = _spread(min(LONGEST_REST, FIRST_REST * 2.0 ** min(rests_before, 20)), dice)
-    return own if judgement.asked is None else max(1.0, judgement.asked)
+    obeys = judgement.verdict is Verdict.UNWELL and judgement.asked is not None
+    return max(1.0, judgement.asked or 0.0) if obeys else own
 
 
 def _spread(seconds: float, dice: Dice) -> float:
@@ -149,6 +162,7 @@ class Breaker:
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        says_so = judgement.verdict is Verdict.GONE or judgement.asked is not None
+        unwell = judgement.verdict is Verdict.UNWELL
+        says_so = judgement.verdict is Verdict.GONE or (unwell and judgement.asked is not None)
         if says_so or self._in_a_row >= self._threshold:
             self.tripped = judgement

@@ -24,12 +24,14 @@ from typing import Self
 import httpx
 
 from tasks.endpoint import Endpoint
+from tasks.errors import EventsSetupError
 
 TIMEOUT = 10.0
 """Seconds for one attempt, from the connection to the end of the answer."""
 _CONNECT = 5.0
 _IDLE = 4.0  # seconds that an unused connection is kept: Node's servers end theirs after five
 _MOST_READ = 64 * 1024  # of an answer; the connection of one that says more is not used again
+_LONGEST_READ = 1.0  # likewise of one that takes longer to say it
 _USER_AGENT = "kommo-data-plane/0.1 (events; httpx)"
 
 
@@ -64,6 +66,9 @@ class Poster:
         endpoint: Where to.
         timeout: Seconds for one attempt.
         now: The present time, for a `Retry-After` that is a date.
+
+    Raises:
+        EventsSetupError: The address has a host that cannot be.
     """
 
     def __init__(
@@ -80,7 +85,7 @@ class Poster:
         noisy = logging.getLogger("httpx")
         if noisy.level == logging.NOTSET:
             noisy.setLevel(logging.WARNING)
-        self._url = httpx.URL(endpoint.url.get_secret_value())
+        self._url = _url(endpoint)
         if self._url.host.endswith("localhost"):
             # Not every system knows *.localhost, and no resolver should be asked about it.
             self._url = self._url.copy_with(host="127.0.0.1")
@@ -106,17 +111,24 @@ class Poster:
             body: Byte for byte.
         """
         client = self._free.pop() if self._free else self._new_client()
+        answered: Posted | None = None
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._exchange(client, headers, body)
+                request = client.build_request("POST", self._url, headers=dict(headers), content=body)
+                response = await client.send(request, stream=True)
+                # The status is all that counts, whatever becomes of the rest.
+                asked = self._retry_after(response.headers.get("retry-after"))
+                answered = Posted(Outcome.ANSWERED, response.status_code, asked)
+                await _drain(response)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError):
             return Posted(Outcome.UNREACHABLE)
         except (httpx.TimeoutException, TimeoutError):
-            return Posted(Outcome.TIMEOUT)
+            return answered or Posted(Outcome.TIMEOUT)
         except (httpx.HTTPError, OSError):
-            return Posted(Outcome.BROKEN)
+            return answered or Posted(Outcome.BROKEN)
         finally:
             self._free.append(client)
+        return answered
 
     def _new_client(self) -> httpx.AsyncClient:
         """A client with one connection: a pool looks at all of its connections for each request, twice."""
@@ -132,23 +144,6 @@ class Poster:
         self._all.append(client)
         return client
 
-    async def _exchange(self, client: httpx.AsyncClient, headers: Mapping[str, str], body: bytes) -> Posted:
-        request = client.build_request("POST", self._url, headers=dict(headers), content=body)
-        response = await client.send(request, stream=True)
-        # The status is all that counts: an answer that breaks off behind its head is one all the same.
-        with contextlib.suppress(httpx.HTTPError):
-            try:
-                size = 0
-                async for chunk in response.aiter_raw():
-                    size += len(chunk)
-                    if size > _MOST_READ:
-                        break
-            finally:
-                await response.aclose()
-        return Posted(
-            Outcome.ANSWERED, response.status_code, self._retry_after(response.headers.get("retry-after"))
-        )
-
     def _retry_after(self, text: str | None) -> float | None:
         if not text:
             return None
@@ -158,6 +153,31 @@ class Poster:
             return max(0.0, (parsedate_to_datetime(text) - self._now()).total_seconds())
         except (ValueError, TypeError, OverflowError):
             return None
+
+
+def _url(endpoint: Endpoint) -> httpx.URL:
+    with contextlib.suppress(httpx.InvalidURL, ValueError):
+        url = httpx.URL(endpoint.url.get_secret_value())
+        if url.host:  # reading it may show that it cannot be, too
+            return url
+    # Outside the handler: the error of the layer below may repeat the address.
+    raise EventsSetupError(
+        "KOMMO_EVENTS_URL cannot be used: its host is no name that there can be. Nothing was sent."
+    )
+
+
+async def _drain(response: httpx.Response) -> None:
+    """Read an answer to its end, so that its connection can be used again; give it up if that takes too much."""
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_READ):
+                size = 0
+                async for chunk in response.aiter_raw():
+                    size += len(chunk)
+                    if size > _MOST_READ:
+                        break
+    finally:
+        await response.aclose()
 
 
 @functools.cache

@@ -45,6 +45,9 @@ export interface GatewayOptions {
   fetch?: typeof fetch;
 }
 
+/** Seconds for which a caller is kept waiting before a request is tried again; what asks for more is given up. */
+const LONGEST_PAUSE = 30;
+
 interface Call {
   method: string;
   path: string;
@@ -430,8 +433,9 @@ export class KommoGateway {
         return { status: answer.status, body: told, headers: answer.headers } as Result;
       }
       const error = new GatewayError(answer.status, told, answer.headers);
-      if (![429, 503].includes(answer.status) || attempt >= attempts) throw error;
-      await pause(error.retryAfter ?? attempt);
+      const seconds = error.retryAfter ?? attempt;
+      if (![429, 503].includes(answer.status) || attempt >= attempts || seconds > LONGEST_PAUSE) throw error;
+      await pause(seconds);
     }
   }
 

@@ -81,11 +81,15 @@ export async function verifyEvent(
 
 export interface ReceiverOptions {
   secrets: readonly string[];
-  /** Do the work, or better: put it into a queue. If it throws, the event comes again. */
+  /**
+   * Do the work, or better: put it into a queue. If it throws, the event comes again. Write the event's id in the same
+   * transaction (a table with a unique id), so that it is there if, and only if, the work is done; of two requests
+   * with one event at once, the second then fails, comes again, and finds the id.
+   */
   handle: (event: CloudEvent) => Promise<void>;
   /**
-   * Whether this id has not been handled yet. Delivery is at least once, so every event may come twice; write the id
-   * in the transaction of the work (a table with a unique id, `insert … on conflict do nothing`).
+   * Whether this id has not been handled yet: delivery is at least once, so every event may come twice. It only looks.
+   * If it wrote the id down itself, an event whose work fails would count as handled when it comes again.
    */
   isNew: (id: string) => Promise<boolean>;
   now?: () => number;

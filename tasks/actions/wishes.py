@@ -4,6 +4,7 @@ Whether it fits the org's own CRM (fields, users, stages) is seen by `tasks.acti
 product's (product-contract.md, doors 7 to 9); Kommo's: kommo-api.md §3.4, §3.8, §3.9 and §4.
 """
 
+import json
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
@@ -53,7 +54,8 @@ IdempotencyKey = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$
 class Wish(BaseModel):
     """What all actions have in common."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    # Python reads NaN, and 1e999 as infinite; neither can be written as JSON again.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
     kind: ClassVar[ActionKind]
 
     def digest(self) -> str:

@@ -25,7 +25,7 @@ from tasks.actions.wishes import LONGEST_TEXT
 from tasks.errors import AccountChangedError, NotConnectedError, ReauthorizationRequiredError
 from tests.actions.support import AccessClients, access_of, join
 from tests.gateway.doors import Doors
-from tests.store.builders import minutes
+from tests.store.builders import field, minutes, save
 from tests.syncing import quiet_config
 
 TASKS = "/api/v1/orgs/acme/tasks"
@@ -157,6 +157,20 @@ def _record(state: ActionState, code: str | None = None) -> ActionRecord:
         created_at=minutes(0),
         updated_at=minutes(0),
     )
+
+
+async def test_a_value_that_cannot_be_written_as_json_is_refused(doors: Doors) -> None:
+    await doors.connect()
+    fields = {"lead_fields": [field(1)], "lead_field_enums": []}
+    await save(doors.database, 0, fields)
+    headers = doors.signed() | {"content-type": "application/json"}
+    for number, value in enumerate(("NaN", "1e999", '[{"a": -Infinity}]', '"\\ud800"', '{"\\ud800": 1}')):
+        answer = await doors.http.post(
+            "/api/v1/orgs/acme/deal-fields",
+            content=f'{{"deal_id": 1, "field_id": 1, "value": {value}}}',
+            headers=headers | {"Idempotency-Key": f"k{number}"},
+        )
+        assert (answer.status_code, "body.value" in answer.json()["detail"]) == (400, True), value
 
 
 @pytest.mark.parametrize("state", [ActionState.INTENDED, ActionState.SENT, ActionState.UNKNOWN])

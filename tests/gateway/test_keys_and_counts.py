@@ -168,3 +168,11 @@ async def test_webhooks_are_counted(hooks: Any) -> None:
     assert _value(text, "kommo_backlog_pending") == 2
     assert _value(text, "kommo_backlog_oldest_seconds") >= 0
     assert _value(text, "kommo_gateway_requests_total", f'door="{DOOR}/{{hook_key}}"', 'status="200"') == 2
+
+
+async def test_who_watches_may_ask_for_the_head_only(doors: Doors) -> None:
+    answers = [await doors.http.head(path) for path in ("/healthz", "/readyz")]
+    asked = [await doors.http.get(path) for path in ("/healthz", "/readyz")]
+    assert [answer.status_code for answer in answers] == [answer.status_code for answer in asked]
+    assert [answer.content for answer in answers] == [b"", b""]
+    assert (await doors.http.head("/metrics")).status_code == 405

@@ -6,7 +6,7 @@ from store.completeness import Completeness, save_completeness
 from store.kinds import ALIASES, KINDS
 from store.subscriptions import Subscription, SubscriptionState, save_subscription
 from tests.gateway.doors import Doors
-from tests.store.builders import field, minutes, pipeline, save, status
+from tests.store.builders import field, item, minutes, pipeline, save, status
 
 SNAPSHOT = "/api/v1/orgs/acme/snapshots/pipelines"
 DRIFT = "/api/v1/orgs/acme/drift"
@@ -65,6 +65,19 @@ async def test_what_was_removed_changes_the_tag_and_an_empty_kind_has_one(doors:
     await save(doors.database, 20, {"users": []})
     path = "/api/v1/orgs/acme/snapshots/users"
     assert (await doors.get(path, headers={"If-None-Match": empty.headers["etag"]})).status_code == 304
+
+
+async def test_s2_what_utf_8_cannot_hold_is_told_all_the_same(doors: Doors) -> None:
+    given: dict[str, Any] = {"pipeline_id": 1, "status_id": 11, "name": "New", "sort": 11}
+    half = item("statuses", {"hint": "\ud83d"}, **given)
+    await save(doors.database, 0, _sales())
+    await save(doors.database, 10, {"pipelines": [pipeline(1)], "statuses": [half]})
+    whole = await doors.get(SNAPSHOT, params={"raw": "true"})
+    assert whole.status_code == 200, whole.text
+    assert whole.json()["items"][0]["statuses"][0]["raw"]["hint"] == "\ud83d"
+    drift = await doors.get(DRIFT)
+    assert drift.status_code == 200, drift.text
+    assert drift.json()["changes"][0]["after"] == {"hint": "\ud83d"}
 
 
 async def test_an_unknown_kind_is_told_with_those_that_there_are(doors: Doors) -> None:

@@ -51,6 +51,7 @@ class Receiver:
     requests: list[Received] = field(default_factory=list)
     taken: list[Received] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    connections: int = 0
 
     @property
     def url(self) -> str:
@@ -80,6 +81,7 @@ class Receiver:
         return sum(count - 1 for count in counts.values())
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 received = await _read(reader)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from store import outbox_letters
 from store.database import Database
 from store.endpoint import endpoint_state
 from store.errors import DatabaseUnavailableError
@@ -116,6 +117,20 @@ async def test_what_was_told_can_be_told_again_under_the_same_ids(
     await run(database, product.url)
     assert [one.headers["webhook-id"] for one in product.taken if one.event["subject"] == "lead:1"] == ids * 2
     assert product.doubles() == 4
+
+
+async def test_much_is_told_again_in_parts(
+    database: Database, product: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_letters, "_AT_ONCE", 4)
+    ids = await tell(database, "acme", "lead:1", *range(9))
+    await tell(database, "other", "lead:1", 0)
+    await run(database, product.url)
+    assert await replay_outbox(database, org="acme") == 9
+    assert await states(database) == {"pending": 9, "delivered": 1}
+    await run(database, product.url)
+    told = [one.headers["webhook-id"] for one in product.taken if one.event["source"] == "/kommo/acme"]
+    assert told == ids * 2
 
 
 @pytest.mark.parametrize("answer", [500, HANG, CUT, 503])

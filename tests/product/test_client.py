@@ -47,6 +47,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compiled(
         tmp_path_factory.mktemp("scripts"),
         HERE / "receiving.ts",
+        HERE / "pausing.ts",
         HERE / "fullcycle.ts",
         HERE / "listening.ts",
         CLIENT / "client.ts",
@@ -118,6 +119,16 @@ def test_the_receiver_takes_what_is_signed_and_nothing_else(scripts: Path) -> No
     assert {status for name, status in told["statuses"].items() if name not in good} == {401}
     assert sorted(told["handled"]) == sorted(good - {"again"}), "a repetition is not handled twice"
     assert told["type"] == "kommo.test"
+
+
+@needs_node
+def test_the_client_comes_again_when_asked_to_but_keeps_nobody_waiting_for_an_hour(scripts: Path) -> None:
+    done = run(str(NODE), str(scripts / "tests" / "product" / "pausing.js"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "soon": {"status": 200, "calls": 2},
+        "late": {"status": 503, "calls": 1},
+    }
 
 
 @needs_node
