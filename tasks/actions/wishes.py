@@ -116,9 +116,10 @@ class UpdateDealField(Wish):
     @field_validator("value")
     @classmethod
     def _is_json(cls, value: JsonValue) -> JsonValue:
-        """Infinity and NaN are no JSON, but Python reads them as such."""
+        """Infinity, NaN and halves of surrogate pairs are no JSON that Kommo takes, but Python reads them as such."""
         try:
             digest_of({}, value)
+            json.dumps(value, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
             pass
         else:

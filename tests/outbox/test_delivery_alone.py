@@ -82,11 +82,11 @@ async def test_a_slow_subject_with_many_events_holds_up_no_other_one_and_its_tur
     running = asyncio.create_task(run(sqlite_database, product.url, turn_longest=0.2))
     try:
         await product.comes(1)
-        assert time.monotonic() - begun < 2.0
+        assert time.monotonic() - begun < 30.0  # all of the slow ones would take two minutes
         assert product.taken[0].event["subject"] == "lead:1"
         serial = 0
         while serial < 2:
-            assert time.monotonic() - begun < 5.0, "its turn goes on and on"
+            assert time.monotonic() - begun < 60.0, "its turn goes on and on"
             await asyncio.sleep(0.05)
             async with sqlite_database.read() as connection:
                 serial = (await connection.execute(select(table_of(OutboxTurnRow).c.serial))).scalar_one()
