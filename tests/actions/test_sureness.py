@@ -67,8 +67,8 @@ async def test_r3_what_was_meant_for_one_account_is_never_sent_to_another(world:
 
 
 async def test_r3_an_org_that_moves_while_an_action_waits_is_noticed(world: World) -> None:
-    world.sandbox.world.faults.add(kind="429", times=1, method="POST", path="/tasks", retry_after=0.5)
-    async with world.session(patience=0.2) as session:
+    world.sandbox.world.faults.add(kind="429", times=1, method="POST", path="/tasks", retry_after=30.0)
+    async with world.session(patience=1.0) as session:
         first = await perform(session, "acme", a_task(world), "key-1")
         assert (first.state, first.reason_code) == (ActionState.INTENDED, "rate_limited")
         await move(world)

@@ -261,14 +261,14 @@ async def test_the_longest_text_fits_however_it_is_written(
     assert answer.status_code == 201, answer.text
 
 
-@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "1" * 5000, "[" * 900 + "]" * 900])
-async def test_a_value_that_is_no_json_is_a_bad_request(doors: Doors, value: str) -> None:
-    answer = await doors.http.post(
-        "/api/v1/orgs/acme/deal-fields",
-        content=f'{{"deal_id": 1, "field_id": 2, "value": {value}}}',
-        headers=doors.signed() | {"Idempotency-Key": "k1", "Content-Type": "application/json"},
-    )
-    assert answer.status_code == 400, answer.text
+async def test_a_value_that_is_no_json_is_a_bad_request(doors: Doors) -> None:
+    for value in ("NaN", "-Infinity", "1e999", "1" * 5000, "[" * 900 + "]" * 900):
+        answer = await doors.http.post(
+            "/api/v1/orgs/acme/deal-fields",
+            content=f'{{"deal_id": 1, "field_id": 2, "value": {value}}}',
+            headers=doors.signed() | {"Idempotency-Key": "k1", "Content-Type": "application/json"},
+        )
+        assert answer.status_code == 400, answer.text
 
 
 def test_what_the_connection_lacks_is_not_blamed_on_kommo() -> None:
