@@ -35,9 +35,12 @@ POSTGRES_URL = os.environ.get("KOMMO_TEST_POSTGRES_URL", "")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """The whole suite on every core; a file or a single test in this process, where it begins at once."""
+    """The whole suite on every core; a file or a single test in this process, where it begins at once.
+
+    Two workers to a core: most of the time a test waits for a process, a poll or its place in a budget.
+    """
     narrow = any("::" in argument or argument.endswith(".py") for argument in config.args)
-    return 0 if narrow else None
+    return 0 if narrow else 2 * (os.cpu_count() or 1)
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m have chosen
