@@ -1,8 +1,9 @@
 """How well the gateway takes webhooks in: `python -m tests.benchmarks.intake [--seconds 60] [--flood 30] [URL …]`.
 
 For each database (by default SQLite, and PostgreSQL where KOMMO_TEST_POSTGRES_URL is set): a bare endpoint that makes
-one INSERT per request, the gateway at its most, the gateway at a fixed rate, a flood, and whether all that was
-acknowledged is in the inbox, and once. Client, server and database share the machine.
+one INSERT per request, the gateway at its most, the gateway at a fixed rate, a flood, whether all that was
+acknowledged is in the inbox, and once, and whether a worker then works it all off. Client, server and database share
+the machine.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import secrets
 import statistics
 import sys
 import tempfile
+import time
 import uuid
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping
@@ -25,9 +27,14 @@ from urllib.parse import quote
 
 from sqlalchemy import func, select, text
 
+from sandbox import SandboxConfig, running_sandbox
 from store.database import Database
 from store.inbox import DELIVERIES, DUPLICATE, EVENTS
 from store.webhook_keys import create_key, hash_of_key
+from tasks.backlog import drain
+from tasks.backlog_turn import Options
+from tests.syncing import UNTHROTTLED
+from tests.webhooks.backlog_support import SandboxClients, join, session_of
 
 ROOT = Path(__file__).parents[3]
 KOMMO = Path(sys.executable).with_name("kommo")
@@ -176,6 +183,18 @@ async def verified(database: Database, acknowledged: list[int]) -> dict[str, int
     }
 
 
+async def worked_off(database: Database) -> dict[str, Any]:
+    """Work off the backlog as the flow does; Kommo knows none of these leads, so each is noted as missing."""
+    async with running_sandbox(SandboxConfig(limits=UNTHROTTLED, accounts=1)) as sandbox:
+        await join(database, sandbox, "acme")
+        begun = time.monotonic()
+        await drain(session_of(database, SandboxClients(sandbox), options=Options()), 0.0)
+        seconds = time.monotonic() - begun
+    async with database.read() as connection:
+        counted = await connection.execute(select(EVENTS.c.state, func.count()).group_by(EVENTS.c.state))
+        return {"seconds": round(seconds, 1), **{row[0]: row[1] for row in counted}}
+
+
 async def watch_memory(process: Process, seen: list[float]) -> None:
     """Note the memory twice a second, until cancelled."""
     while True:
@@ -263,6 +282,7 @@ async def measure(url: str, arguments: argparse.Namespace) -> dict[str, Any]:
                         },
                     }
                 told["verify"] = await verified(database, acknowledged)
+            told["worked_off"] = await worked_off(database)
     return told
 
 
@@ -281,6 +301,7 @@ async def main() -> int:
         print(json.dumps(told, indent=2), flush=True)  # noqa: T201
         checks = told["verify"]
         failed += any(checks[name] for name in ("deliveries_missing", "events_missing", "twice_as_new"))
+        failed += bool(told["worked_off"].keys() & {"pending", "dead"})
     return failed
 
 
