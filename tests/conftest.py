@@ -35,6 +35,7 @@ sys.dont_write_bytecode = False
 
 KEPT = Path(__file__).parents[1] / ".pytest_cache"
 FULL = os.environ.get("KOMMO_TEST_ROUNDS") == "full"
+SERVING = pytest.StashKey[contextlib.ExitStack]()
 NEEDS_QUIET = pytest.StashKey[bool]()
 AGAIN = ("again", "alone")
 POSTGRES_URL = os.environ.get("KOMMO_TEST_POSTGRES_URL", "")
@@ -61,6 +62,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             item.add_marker(pytest.mark.timeout(0))
     items.sort(key=seconds, reverse=True)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the workers begin: they inherit where it is
+def pytest_sessionstart(session: pytest.Session) -> Iterator[None]:
+    """One server of quick commands for all workers: its imports cost as much processor time as dozens of tests."""
+    if session.config.getoption("numprocesses", None) and not session.config.option.collectonly:
+        from tests.quick.running import quick_server
+
+        stack = session.config.stash.setdefault(SERVING, contextlib.ExitStack())
+        stack.enter_context(quick_server())
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """The server ends after the last worker."""
+    try:
+        return (yield)
+    finally:
+        session.config.stash.get(SERVING, contextlib.ExitStack()).close()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -207,10 +228,11 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def quick() -> Iterator[None]:
-    """Commands as processes that begin at once: see tests/quick."""
-    from tests.quick.running import quick_server
+    """Commands as processes that begin at once: see tests/quick. All workers of a session share one server."""
+    from tests.quick.running import quick_server, wait_until_quick
 
-    with quick_server():
+    with contextlib.nullcontext() if "QUICK_SERVER" in os.environ else quick_server():
+        wait_until_quick()
         yield
 
 
