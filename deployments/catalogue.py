@@ -46,6 +46,11 @@ BULK_BESIDE_THE_SHARDS = 2
 """In `bulk` the shards of one long flow run side by side, and this many other runs beside them."""
 
 
+LINGERING = 3
+"""Runs at a time of a flow that lingers. One is there always, the next one overlaps it; and a killed worker's run keeps
+its place for five minutes, until Prefect takes it away, in which the others must go on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One deployment.
@@ -193,8 +198,7 @@ CATALOGUE: tuple[Entry, ...] = (
         costs=f"One request for 250 changed records and kind, and {_START} every minute.",
         cron="* * * * *",
         parameters={"linger": "58s"},
-        # More than two would take the other flows' place during a long drain.
-        limit=2,
+        limit=LINGERING,
         tags=("fleet",),
     ),
     Entry(
@@ -207,7 +211,7 @@ CATALOGUE: tuple[Entry, ...] = (
         costs=f"No request to Kommo, and {_START} every minute.",
         cron="* * * * *",
         parameters={"linger": "58s"},
-        limit=2,
+        limit=LINGERING,
         tags=("fleet",),
     ),
     Entry(

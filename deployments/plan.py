@@ -16,6 +16,7 @@ from typing import Any
 from prefect import Flow
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
 from prefect.utilities.callables import parameter_schema
+from pydantic.fields import FieldInfo
 
 from deployments.catalogue import (
     BULK_BESIDE_THE_SHARDS,
@@ -36,6 +37,67 @@ class PoolType(StrEnum):
     PROCESS = "process"
     DOCKER = "docker"
     KUBERNETES = "kubernetes"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One deployment as the server should have it."""
+
+    entry: Entry
+    name: str
+    cron: str | None
+    active: bool
+    parameters: Mapping[str, object]
+
+    @cached_property
+    def flow(self) -> Flow[..., Any]:
+        """The flow itself."""
+        return load_flow(self.entry)
+
+    @property
+    def full_name(self) -> str:
+        """`flow/deployment`, as callers name it."""
+        return f"{self.flow.name}/{self.name}"
+
+    @property
+    def tags(self) -> list[str]:
+        """Sorted, as they are compared."""
+        return sorted({TAG, *self.entry.tags})
+
+    @property
+    def concurrency_options(self) -> ConcurrencyOptions | None:
+        """What becomes of a run too many."""
+        if self.entry.limit is None:
+            return None
+        return ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """What its parameters may be: Prefect's form, with our titles, and closed.
+
+        Prefect takes a parameter's name for its title, and its line in the docstring for its description. And a
+        parameter that the flow does not have is to be refused at once: a run made with it would only die.
+        """
+        schema = parameter_schema(self.flow).model_dump(exclude_unset=True)
+        signature = inspect.signature(self.flow.fn, eval_str=True)
+        properties = {
+            name: {**shown, **_described(name, shown, signature.parameters[name].annotation)}
+            for name, shown in schema["properties"].items()
+        }
+        return {**schema, "properties": properties, "additionalProperties": False}
+
+
+def _described(name: str, shown: Mapping[str, Any], annotation: Any) -> dict[str, Any]:  # noqa: ANN401 - any type
+    field_info = FieldInfo.from_annotation(annotation)
+    described: dict[str, Any] = {
+        "title": field_info.title or name.replace("_", " ").capitalize(),
+        "description": field_info.description or _sentence(shown.get("description", "")),
+    }
+    return described | ({"examples": field_info.examples} if field_info.examples else {})
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 @dataclass(frozen=True)
