@@ -101,44 +101,6 @@ def _sentence(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Planned:
-    """One deployment as the server should have it."""
-
-    entry: Entry
-    name: str
-    cron: str | None
-    active: bool
-    parameters: Mapping[str, object]
-
-    @cached_property
-    def flow(self) -> Flow[..., Any]:
-        """The flow itself."""
-        return load_flow(self.entry)
-
-    @property
-    def full_name(self) -> str:
-        """`flow/deployment`, as callers name it."""
-        return f"{self.flow.name}/{self.name}"
-
-    @property
-    def tags(self) -> list[str]:
-        """Sorted, as they are compared."""
-        return sorted({TAG, *self.entry.tags})
-
-    @property
-    def concurrency_options(self) -> ConcurrencyOptions | None:
-        """What becomes of a run too many."""
-        if self.entry.limit is None:
-            return None
-        return ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
-
-    @property
-    def schema(self) -> dict[str, Any]:
-        """What its parameters may be. One that the flow does not have is refused at once: the run would only die."""
-        return {**parameter_schema(self.flow).model_dump(exclude_unset=True), "additionalProperties": False}
-
-
-@dataclass(frozen=True)
 class Plan:
     """All deployments, the pool they belong to, and how many runs each of its queues may have at a time.
 
