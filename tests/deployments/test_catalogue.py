@@ -94,5 +94,16 @@ def test_shards_cover_every_org_once_and_the_plain_name_stays() -> None:
     assert plan.limits[Queue.STEADY] >= steady, "something steady would wait for something else"
 
 
+def test_the_page_has_every_deployment_as_it_is() -> None:
+    text = (PLACE.parents[1] / "docs" / "deployments.md").read_text()
+    for planned in PLAN.deployments:
+        when = (
+            "on demand" if planned.cron is None else f"`{planned.cron}`" + ("" if planned.active else ", off")
+        )
+        given = ", ".join(f"`{name}={value}`" for name, value in planned.parameters.items()) or "–"
+        row = f"`{planned.full_name}` | {when} | `{planned.entry.queue}` | {planned.entry.limit or '–'} | {given}"
+        assert f"| {row} |" in text, f"docs/deployments.md should have the row:\n| {row} |"
+
+
 def test_the_file_for_prefect_deploy_is_what_the_catalogue_says() -> None:
     assert PLACE.read_text() == render(PLAN), "run: python -m deployments.prefect_yaml"
