@@ -1,12 +1,33 @@
 """`kommo deploy` and `kommo serve` as a person meets them; what they make is tested in tests/deployments."""
 
-import pytest
+import asyncio
+from collections.abc import Iterator
 
+import pytest
+from prefect.client.orchestration import get_client
+
+from deployments.apply import read_ours
 from tests.cli.support import Cli
 
 
+@pytest.fixture
+def left_as_it_was(prefect_api: str) -> Iterator[None]:
+    """The server is the session's: with deployments on it, the gateway would leave its runs to a worker."""
+    del prefect_api
+    yield
+    asyncio.run(_clear())
+
+
+async def _clear() -> None:
+    async with get_client() as client:
+        for there in (await read_ours(client)).values():
+            await client.delete_deployment(there.id)
+        await client.delete_work_pool("kommo")
+
+
 @pytest.mark.seconds(6)
-def test_deploy_looks_first_does_it_then_and_says_so(sqlite_cli: Cli) -> None:
+def test_deploy_looks_first_does_it_then_and_says_so(sqlite_cli: Cli, left_as_it_was: None) -> None:
+    del left_as_it_was
     before = sqlite_cli("deploy", "--dry-run")
     assert before.code == 1, "something differs"
     assert "kommo deploy" in before.out
