@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from blocks.names import block_name
 from blocks.settings import Settings
 from kommo.clock import Clock, SystemClock
 from store.connections import ConnectionState, get_connection
@@ -119,15 +120,20 @@ async def _end_connection(org: str, settings: Settings, database: Database, cloc
     try:
         connection = await get_connection(database, org)
     except UnknownConnectionError:  # half erased before, or purged
-        return [org]
+        return _names_at_prefect(org)
     had_keys = any(key.revoked_at is None for key in await list_keys(database, org))
     if connection.state != ConnectionState.DISCONNECTED:
         await disconnect(org, settings, database=database, clock=clock)
     if had_keys:
         await clock.sleep(KEY_KNOWN_SECONDS + WRITING_SECONDS)
     host = "" if connection.host.startswith(_LOOPBACK) else connection.host
-    names = (org, str(connection.account_id or ""), host, connection.account_name, connection.subdomain)
-    return [name for name in names if name]
+    names = (str(connection.account_id or ""), host, connection.account_name, connection.subdomain)
+    return [*_names_at_prefect(org), *(name for name in names if name)]
+
+
+def _names_at_prefect(org: str) -> list[str]:
+    """The org itself, its block, and the keys of its artifacts (tasks/publish.py, tasks/progress.py)."""
+    return [org, block_name(org), *(f"kommo-{what}-{org}" for what in ("sync", "drift", "progress"))]
 
 
 async def _wait_for(running: list[UUID], clock: Clock) -> None:
