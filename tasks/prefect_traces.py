@@ -172,7 +172,7 @@ async def scrub_database(url: str, pattern: re.Pattern[str], names: Iterable[str
                     await _delete(connection, table, "id", ids)
             removed[name] = len(ids)
         async with engine.connect() as connection:
-            for table in metadata.sorted_tables:
+            for table in metadata.tables.values():
                 if table.name not in _NEVER_OURS:
                     left[table.name] = len(await _naming_rows(connection, table, pattern, narrow))
     finally:
