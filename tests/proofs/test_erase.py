@@ -3,6 +3,7 @@
 The server of the default round records no events, as in all tests; that of the full round has all its services.
 """
 
+import asyncio
 import re
 import sqlite3
 import time
@@ -105,8 +106,8 @@ async def test_of_an_erased_org_one_line_of_the_audit_is_left(installation: Sett
         kommo.world.faults.add(kind="401", rate=1.0, times=1, path="account")
         with pytest.raises((SyncFailedError, DataPlaneError)):
             await full_crm_sync("vanishing")
-        APILogWorker.drain_all()
-        EventsWorker.drain_all()
+        await asyncio.to_thread(APILogWorker.drain_all)
+        await asyncio.to_thread(EventsWorker.drain_all)
         async with open_database(installation) as database:
             account_id = (await get_connection(database, "vanishing")).account_id
             pattern, other = _anywhere("vanishing", str(account_id)), _anywhere("vanishing-two")
