@@ -4,15 +4,13 @@ The story: find what is due; refresh several at a time under the request budget,
 the journal; report what needs a person. One run serves thousands, because a run's start costs seconds (prefect-facts).
 """
 
-import re
-from datetime import timedelta
 from typing import Annotated
 
 from prefect import flow
 from pydantic import Field
 
 from blocks.settings import Settings
-from flows.parameters import Org
+from flows.parameters import Org, parse_span
 from kommo.budget import Lane
 from kommo.clock import SystemClock
 from tasks.errors import RefreshRunFailedError
@@ -26,8 +24,6 @@ from tasks.refresh_due import (
 )
 from tasks.session import open_refresher
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
 Within = Annotated[
     str,
     Field(
@@ -37,17 +33,6 @@ Within = Annotated[
         examples=["6h", "30m"],
     ),
 ]
-
-
-def parse_span(text: str) -> timedelta:
-    """A span of time as a person writes it: `6h`, `30m`, `2d`, `90s`.
-
-    Raises:
-        ValueError: it is not written so.
-    """
-    if not re.fullmatch(r"[0-9]{1,5}[smhd]", text):
-        raise ValueError("A span of time is a number and s, m, h or d, as in 6h.")
-    return timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
 
 
 @flow(

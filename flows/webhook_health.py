@@ -11,8 +11,7 @@ from prefect import flow
 from pydantic import Field
 
 from blocks.settings import Settings
-from flows.parameters import Org
-from flows.token_refresh import parse_span
+from flows.parameters import Org, Span, parse_span
 from kommo.budget import Lane
 from kommo.clock import SystemClock
 from tasks.app import find_app
@@ -23,7 +22,6 @@ from tasks.installation import open_database
 from tasks.subscription import door_of
 from tasks.webhook_health import HealthReport, HealthSession, check_webhooks, publish_webhook_health
 
-Span = Annotated[str, Field(pattern=r"^[0-9]{1,5}[smhd]$", examples=["6h", "2m"])]
 Grace = Annotated[
     Span,
     Field(

@@ -32,7 +32,7 @@ WIDE_SLOT = 1.0
 WIDE_TOLERANCE = 0.25
 """Seconds after its moment at which a request with a wide slot may still go out."""
 DEFAULT_LIMITS: Mapping[str, float] = {"account": 7.0, "egress": 7.0}
-"""Requests per second by the prefix of a key [D K/limitations]."""
+"""Requests per second by the prefix of a key [D K/limitations]; 0: such keys are not counted, only ever stopped."""
 
 _GIVE_UPS_BEFORE_WIDE = 4
 _GIVE_UPS_AT_ALL = 10
@@ -103,8 +103,16 @@ class RateBudget(Protocol):
         """
         ...
 
+    def counts(self, key: str) -> bool:
+        """Whether requests count on this key. On one that has no limit nobody is slowed down either; it can be stopped.
+
+        Raises:
+            ValueError: nothing is known of such keys.
+        """
+        ...
+
     async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
-        """Let nobody start on these keys for so many seconds from now (after a 429)."""
+        """Let nobody start on these keys, as far as they count, for so many seconds from now (after a 429)."""
         ...
 
     async def block(self, keys: Sequence[str], seconds: float, reason: str) -> None:
@@ -136,7 +144,7 @@ class _Key:
 
     @classmethod
     def limited_to(cls, limit: float) -> Self:
-        places = max(1, math.floor(limit))
+        places = 1 if limit == math.inf else max(1, math.floor(limit))
         return cls(places, RESERVE * max(1.0, 1 / limit))
 
     @property
@@ -179,15 +187,15 @@ class InProcessBudget:
     async def reserve(self, keys: Sequence[str], lane: str, *, instead_of: float | None = None) -> Slot:
         """Take the next moment at which a request that counts on all these keys may start."""
         now = self._clock.monotonic()
-        states = [self._state(key) for key in keys]
+        states = [self._state(key) for key in keys if self.counts(key)]
         if instead_of is not None:
             for state in states:
                 state.hand_back(instead_of)
-        stopped = max(states, key=lambda state: state.blocked_until)
+        stopped = max((self._state(key) for key in keys), key=lambda state: state.blocked_until)
         if stopped.blocked_until > now:
             left = stopped.blocked_until - now
             return Slot(granted=False, wait=left, blocked_reason=stopped.blocked_reason, blocked_for=left)
-        start = max(now, *(state.free_at() for state in states))
+        start = max([now, *(state.free_at() for state in states)])
         too_far = start - now - HORIZONS[lane]
         if too_far > 0:
             return Slot(granted=False, wait=too_far)
@@ -198,7 +206,7 @@ class InProcessBudget:
     async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
         """Let nobody start on these keys for so many seconds from now."""
         until = self._clock.monotonic() + seconds
-        for state in map(self._state, keys):
+        for state in map(self._state, filter(self.counts, keys)):
             state.next_at = max(state.next_at, until)
 
     async def block(self, keys: Sequence[str], seconds: float, reason: str) -> None:
@@ -208,12 +216,19 @@ class InProcessBudget:
             if until > state.blocked_until:
                 state.blocked_until, state.blocked_reason = until, reason
 
+    def counts(self, key: str) -> bool:
+        """Whether requests count on this key."""
+        return self._limit(key) > 0
+
+    def _limit(self, key: str) -> float:
+        prefix = key.partition(":")[0]
+        if prefix not in self._limits:
+            raise ValueError(f"No limit is known for budget keys that begin with {prefix!r}.")
+        return self._limits[prefix]
+
     def _state(self, key: str) -> _Key:
         if key not in self._keys:
-            prefix = key.partition(":")[0]
-            if prefix not in self._limits:
-                raise ValueError(f"No limit is known for budget keys that begin with {prefix!r}.")
-            self._keys[key] = _Key.limited_to(self._limits[prefix])
+            self._keys[key] = _Key.limited_to(self._limit(key) or math.inf)
         return self._keys[key]
 
 

@@ -132,7 +132,9 @@ class Sender:
             request_id=raw.request_id,
         )
         if error.kind is ErrorKind.RATE_LIMITED:
-            keys, seconds = self._keys(account_key), asked_to_wait(error, raw.headers, self._clock.now())
+            # Where nobody counts what an address sends, one account's 429 is none of the others' business.
+            keys = [key for key in self._keys(account_key) if self._budget.counts(key)]
+            seconds = asked_to_wait(error, raw.headers, self._clock.now())
             error.retry_after = seconds
             self._keep_quiet(keys, seconds)
             await self._budget.slow_down(keys, seconds)

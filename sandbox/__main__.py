@@ -14,7 +14,7 @@ from sandbox.server import Sandbox, running_sandbox
 
 def _config(arguments: argparse.Namespace) -> SandboxConfig:
     limits = LimitSettings(
-        per_ip=arguments.limit,
+        per_ip=arguments.limit if arguments.ip_limit is None else arguments.ip_limit,
         per_account=arguments.limit,
         retry_after=arguments.retry_after,
         html=arguments.html_429,
@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fields", type=int, default=default.fields, help="extra custom fields per entity")
     parser.add_argument("--seed", type=int, default=default.seed, help="same seed, same data")
     parser.add_argument("--limit", type=float, default=7, help="requests per second; 0 = unthrottled")
+    parser.add_argument(
+        "--ip-limit", type=float, help="the same per client address, if it is another; 0 = only per account"
+    )
     parser.add_argument(
         "--retry-after", type=float, default=default.limits.retry_after, help="seconds named in a 429"
     )

@@ -124,6 +124,12 @@ class _Row:
             self.next_at -= limit.spacing if paced else 0.0
 
 
+_NONE = _Limit(1, 0.0)
+
+
+_NEVER = _Row("", 0.0, [], 0.0, None)
+
+
 class DatabaseBudget:
     """The budget that all processes of an installation share."""
 
@@ -139,7 +145,7 @@ class DatabaseBudget:
 
         Args:
             db: the store.
-            limits: requests a second by the key's prefix (the part before ":").
+            limits: requests a second by the key's prefix (the part before ":"); 0: such keys are not counted.
             now: seconds since 1970; used on SQLite, whose processes share a machine. PostgreSQL is asked for
                 its own.
             monotonic: seconds that never jump.
@@ -151,11 +157,15 @@ class DatabaseBudget:
 
     def _limit(self, key: str) -> _Limit:
         limit = self._limits.get(key.partition(":")[0])
-        if limit is None or limit <= 0:
+        if limit is None or limit < 0:
             raise ValueError(
                 f"No limit is set for keys such as {key[:60]!r}; known: {', '.join(self._limits)}."
             )
-        return _Limit(max(1, math.floor(limit)), RESERVE * max(1.0, 1 / limit))
+        return _Limit(max(1, math.floor(limit)), RESERVE * max(1.0, 1 / limit)) if limit else _NONE
+
+    def counts(self, key: str) -> bool:
+        """Whether requests count on this key; one without a limit can be stopped and nothing else."""
+        return self._limit(key) is not _NONE
 
     async def reserve(
         self, keys: Sequence[str], lane: str, *, instead_of: float | None = None
@@ -174,35 +184,44 @@ class DatabaseBudget:
         horizon = HORIZONS.get(lane)
         if horizon is None:
             raise ValueError(f"There is no lane {lane[:30]!r}; the lanes are {', '.join(HORIZONS)}.")
-        limits = {clean_text(key): self._limit(key) for key in keys}
+        known = {clean_text(key): self._limit(key) for key in keys}
+        limits = {key: limit for key, limit in known.items() if limit is not _NONE}
+        # Looked at and not locked: a row that everybody of a large fleet had to lock would be the limit itself.
+        looked_at = sorted(known.keys() - limits.keys())
         lead = 0.0
         for _ in range(_TRIES):
-            reservation, late = await self._reserve_once(limits, horizon, lead, instead_of)
+            reservation, late = await self._reserve_once(limits, looked_at, horizon, lead, instead_of)
             if late <= LATE_TOLERANCE:
                 return reservation
             # The database was slow to commit. Ask for a slot that lies as far ahead as that may take again.
             lead, instead_of = min(2 * (lead + late), MOST_IDLE), reservation.place
-        return Reservation(granted=False, wait=max(limit.spacing for limit in limits.values()))
+        return Reservation(granted=False, wait=max(limit.spacing for limit in known.values()))
 
     async def _reserve_once(
-        self, limits: Mapping[str, _Limit], horizon: float, lead: float, instead_of: float | None
+        self,
+        limits: Mapping[str, _Limit],
+        looked_at: Sequence[str],
+        horizon: float,
+        lead: float,
+        instead_of: float | None,
     ) -> tuple[Reservation, float]:
         """One transaction. Also gives by how much (seconds) a granted slot is over already."""
         async with self._db.begin() as connection:
+            stops = await self._stops(connection, looked_at) if looked_at else []
             rows, now, seen = await self._lock(connection, sorted(limits))
-            if instead_of is not None:
+            if instead_of is not None and rows:
                 for row in rows:
                     row.hand_back(instead_of, limits[row.key])
                 await self._write(connection, rows)
-            stop = max(rows, key=lambda row: row.blocked_until)
+            stop = max([*rows, *stops, _NEVER], key=lambda row: row.blocked_until)
             if stop.blocked_until > now:
                 left, reason = stop.blocked_until - now, stop.blocked_reason or "blocked"
                 return Reservation(granted=False, wait=left, blocked_reason=reason, blocked_for=left), 0.0
             free = [row.free_at(limits[row.key]) for row in rows]
-            start = max(now + lead, *free)
-            idle = max(start - max(now, moment) for moment in free)
+            start = max([now + lead, *free])
+            idle = max([start - max(now, moment) for moment in free], default=0.0)
             early = max(start - now - horizon, idle - max(MOST_IDLE, lead))
-            if early <= 0:
+            if early <= 0 and rows:
                 for row in rows:
                     row.take(start, now, limits[row.key])
                 await self._write(connection, rows)
@@ -211,6 +230,15 @@ class DatabaseBudget:
         if early > 0:
             return Reservation(granted=False, wait=max(early - (start - now - wait), 0.001)), 0.0
         return Reservation(granted=True, wait=wait, place=start), -wait
+
+    async def _stops(self, connection: AsyncConnection, keys: Sequence[str]) -> list[_Row]:
+        """What is known of keys that do not count: whether they are stopped."""
+        found = await connection.execute(
+            select(_TABLE.c.key, _TABLE.c.blocked_until, _TABLE.c.blocked_reason).where(
+                _TABLE.c.key.in_(keys), _TABLE.c.blocked_until > 0.0
+            )
+        )
+        return [_Row(row.key, 0.0, [], row.blocked_until, row.blocked_reason) for row in found]
 
     async def _write(self, connection: AsyncConnection, rows: Sequence[_Row]) -> None:
         await connection.execute(
@@ -222,7 +250,7 @@ class DatabaseBudget:
 
     async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
         """Let nothing start on these keys for so many seconds (at most an hour): Kommo answered 429 (R2)."""
-        await self._push(keys, min(seconds, LONGEST_SLOW_DOWN), None)
+        await self._push([key for key in keys if self.counts(key)], min(seconds, LONGEST_SLOW_DOWN), None)
 
     async def block(self, keys: Sequence[str], seconds: float, reason: str) -> None:
         """Stop these keys for so many seconds, and say why to all who ask: Kommo blocks the address (R2)."""
@@ -267,6 +295,8 @@ class DatabaseBudget:
         self, connection: AsyncConnection, keys: Sequence[str]
     ) -> tuple[list[_Row], float, float]:
         """Lock the keys' rows in the order of their names; the time as of when all are held, also on our own clock."""
+        if not keys:
+            return [], *await self._time(connection)
         locking = select(_TABLE).where(_TABLE.c.key.in_(keys)).order_by(_TABLE.c.key).with_for_update()
         found = (await connection.execute(locking)).all()
         if len(found) < len(keys):
