@@ -213,7 +213,7 @@ def _order(todo: Round) -> list[ColumnElement[bool] | ColumnElement[str]]:
 def _comes_first(todo: Round) -> ColumnElement[bool] | None:
     if todo.first_since is None:
         return None
-    return func.coalesce(_CONNECTION.c.drifted_at >= todo.first_since, False)  # noqa: FBT003 - SQL's own
+    return func.coalesce(_CONNECTION.c.drifted_at >= todo.first_since, False)
 
 
 def _is_free(clock: ColumnElement[float]) -> ColumnElement[bool]:

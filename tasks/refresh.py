@@ -15,6 +15,7 @@ the call with the old token: Kommo takes it as long as the new pair is unused [D
 is lost, and the connection says so instead of guessing.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from pydantic import SecretStr
@@ -110,6 +111,10 @@ class Refresher:
             NotConnectedError: it has none.
         """
         return await self._vault.held(connection)
+
+    async def read_ahead(self, orgs: Sequence[str]) -> dict[str, HeldPair]:
+        """The pairs of many orgs at once, as far as the journal has them; see `Vault.read_ahead`."""
+        return await self._vault.read_ahead(orgs)
 
     async def fresh(
         self,
