@@ -46,6 +46,7 @@ async def token_refresh(
     org: Annotated[
         Org | None, Field(title="Only this org", description="Refresh this one, due or not.")
     ] = None,
+    shard: ShardParameter = None,
     concurrency: Annotated[
         int, Field(ge=1, le=128, title="Concurrency", description="How many connections at a time.")
     ] = 16,
@@ -55,6 +56,7 @@ async def token_refresh(
     Args:
         within: connections whose access token ends within this time are due.
         org: only this one, due or not.
+        shard: only a part of the orgs.
         concurrency: how many at a time.
 
     Returns:
@@ -78,8 +80,9 @@ async def token_refresh(
                     parse_span(within),
                     concurrency=concurrency,
                     org=org,
+                    shard=shard_of(shard),
                 )
     await publish_refresh_report(report)
-    if report.due and len(report.failures) == report.due:
+    if report.due and report.failed == report.due:
         raise RefreshRunFailedError(report)
     return report

@@ -39,6 +39,7 @@ Grace = Annotated[
 )
 async def webhook_health(
     orgs: Annotated[list[Org] | None, Field(title="Only these orgs", description="Without any, all.")] = None,
+    shard: ShardParameter = None,
     compare_after: Annotated[
         Span,
         Field(title="Compare after", description="Compare an org if its last comparison is older than this."),
@@ -52,6 +53,7 @@ async def webhook_health(
 
     Args:
         orgs: only these.
+        shard: only a part of the orgs.
         compare_after: compare an org whose last comparison is older than this, even if all seems well.
         grace: changes younger than this are left to the next comparison.
         concurrency: how many orgs at a time.
@@ -78,11 +80,12 @@ async def webhook_health(
         report = await check_webhooks(
             session,
             orgs=orgs,
+            shard=shard_of(shard),
             compare_after=parse_span(compare_after),
             grace=parse_span(grace),
             concurrency=concurrency,
         )
     await publish_webhook_health(report)
-    if report.failed and not report.orgs:
+    if report.failures and not report.seen:
         raise WebhookHealthFailedError(report)
     return report

@@ -131,7 +131,7 @@ class WebhookHealthFailedError(DataPlaneError):
         self.report = report
         org, reason = next(iter(sorted(report.failed.items())))
         super().__init__(
-            f"The webhooks of none of {len(report.failed)} orgs could be looked at. The first, {org}: {reason}"
+            f"The webhooks of none of {report.failures} orgs could be looked at. The first, {org}: {reason}"
         )
 
 
