@@ -10,7 +10,7 @@ from prefect import flow
 from pydantic import Field
 
 from blocks.settings import Settings
-from flows.parameters import Org, parse_span
+from flows.parameters import Org, ShardParameter, parse_span, shard_of
 from kommo.budget import Lane
 from kommo.clock import SystemClock
 from tasks.errors import RefreshRunFailedError

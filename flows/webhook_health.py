@@ -11,7 +11,7 @@ from prefect import flow
 from pydantic import Field
 
 from blocks.settings import Settings
-from flows.parameters import Org, Span, parse_span
+from flows.parameters import Org, ShardParameter, Span, parse_span, shard_of
 from kommo.budget import Lane
 from kommo.clock import SystemClock
 from tasks.app import find_app

@@ -24,6 +24,7 @@ def _config(arguments: argparse.Namespace) -> SandboxConfig:
         host=arguments.host,
         port=arguments.port,
         accounts=arguments.accounts,
+        small=arguments.small,
         leads=arguments.leads,
         contacts=arguments.contacts,
         companies=arguments.companies,
@@ -47,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8025, help="0 = any free port")
     for name in ("accounts", "leads", "contacts", "companies", "talks"):
         parser.add_argument(f"--{name}", type=int, default=getattr(default, name), help="how many")
+    parser.add_argument(
+        "--small", action="store_true", help="accounts beyond the first 16 as small as can be: for thousands"
+    )
     parser.add_argument("--fields", type=int, default=default.fields, help="extra custom fields per entity")
     parser.add_argument("--seed", type=int, default=default.seed, help="same seed, same data")
     parser.add_argument("--limit", type=float, default=7, help="requests per second; 0 = unthrottled")

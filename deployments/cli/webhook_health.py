@@ -33,7 +33,9 @@ async def health(
     _check_spans(parse_span, compare_after=compare_after, grace=grace)
     failure: WebhookHealthFailedError | None = None
     try:
-        report = await webhook_health(list(orgs) or None, compare_after, grace, concurrency)
+        report = await webhook_health(
+            list(orgs) or None, compare_after=compare_after, grace=grace, concurrency=concurrency
+        )
     except WebhookHealthFailedError as error:
         report, failure = error.report, error
     if json:
