@@ -85,6 +85,7 @@ class KommoConnection(CredentialsBlock):
         lane: Lane = Lane.SYNC,
         attempts: int = ATTEMPTS,
         transport: Transport | None = None,
+        loose: float = 0.0,
     ) -> KommoClient:
         """A client for this account; use it as an async context manager.
 
@@ -96,6 +97,7 @@ class KommoConnection(CredentialsBlock):
             lane: how urgent its requests are.
             attempts: how often a read is tried in all.
             transport: a transport to share with the clients of other accounts.
+            loose: seconds by which a request may be late, where only the account counts.
 
         Raises:
             HostNotAllowed: the host is not one of Kommo's.
@@ -109,4 +111,5 @@ class KommoConnection(CredentialsBlock):
             lane=lane,
             attempts=attempts,
             transport=transport,
+            loose=loose,
         )

@@ -71,7 +71,7 @@ async def full_crm_sync_all(
     ] = "0s",
     concurrency: Annotated[
         int, Field(ge=1, le=128, title="Concurrency", description="How many orgs are synced at a time.")
-    ] = 16,
+    ] = 32,
 ) -> FleetReport:
     """Sync all connected orgs.
 

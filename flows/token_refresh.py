@@ -11,7 +11,7 @@ from pydantic import Field
 
 from blocks.settings import Settings
 from flows.parameters import Org, ShardParameter, parse_span, shard_of
-from kommo.budget import Lane
+from kommo.budget import LOOSE, Lane
 from kommo.clock import SystemClock
 from tasks.errors import RefreshRunFailedError
 from tasks.installation import open_database
@@ -73,7 +73,9 @@ async def token_refresh(
         report = RefreshReport(within=within)
         # Before the integration is asked for: an org may be misspelt, and without a pair no integration is needed.
         if await has_refreshable(database, org):
-            async with open_refresher(database, settings, lane=lane, clock=clock) as refresher:
+            async with open_refresher(
+                database, settings, lane=lane, clock=clock, loose=0.0 if org else LOOSE
+            ) as refresher:
                 report = await refresh_due(
                     RefreshSession(database, refresher, clock),
                     within,

@@ -68,7 +68,7 @@ async def webhook_health(
     async with (
         open_database(settings) as database,
         # Behind what webhooks have told: that is what is waited for.
-        open_clients(database, settings, clock, lane=Lane.SYNC) as clients,
+        open_clients(database, settings, clock, lane=Lane.SYNC, shared=True) as clients,
     ):
         session = HealthSession(
             database=database,

@@ -34,6 +34,9 @@ WIDE_TOLERANCE = 0.25
 DEFAULT_LIMITS: Mapping[str, float] = {"account": 7.0, "egress": 7.0}
 """Requests per second by the prefix of a key [D K/limitations]; 0: such keys are not counted, only ever stopped."""
 
+LOOSE = 0.4
+"""Seconds by which a request of a run through many accounts may be late, where only the account counts."""
+
 _GIVE_UPS_BEFORE_WIDE = 4
 _GIVE_UPS_AT_ALL = 10
 _SHORTEST_NAP = 0.005
@@ -103,6 +106,16 @@ class RateBudget(Protocol):
         """
         ...
 
+    async def reserve_loosely(self, keys: Sequence[str], lane: str, seconds: float) -> Reservation:
+        """Take a moment at which a request may start, or up to so many seconds later; it counts twice on each key.
+
+        Args:
+            keys: What the request counts on.
+            lane: How urgent it is, see ``Lane``.
+            seconds: How much later it may start, less than a second.
+        """
+        ...
+
     def counts(self, key: str) -> bool:
         """Whether requests count on this key. On one that has no limit nobody is slowed down either; it can be stopped.
 
@@ -151,10 +164,15 @@ class _Key:
     def spacing(self) -> float:
         return self.window / self.places
 
-    def free_at(self) -> float:
-        """The earliest moment that pace and window allow; never before a place that was granted already."""
+    def free_at(self, loose: float = 0.0) -> float:
+        """The earliest moment that pace and window allow; never before a place that was granted already.
+
+        With ``loose`` seconds there must be room for a second place, so much later.
+        """
         last = self.recent[-1] if self.recent else -math.inf
         full = self.recent[-self.places] + self.window if len(self.recent) >= self.places else -math.inf
+        if loose and len(self.recent) >= self.places - 1:
+            full = max(full, self.recent[1 - self.places] + self.window - loose)
         return max(self.next_at, last, full)
 
     def take(self, start: float, now: float) -> None:
@@ -186,6 +204,13 @@ class InProcessBudget:
 
     async def reserve(self, keys: Sequence[str], lane: str, *, instead_of: float | None = None) -> Slot:
         """Take the next moment at which a request that counts on all these keys may start."""
+        return self._reserve(keys, lane, instead_of, loose=0.0)
+
+    async def reserve_loosely(self, keys: Sequence[str], lane: str, seconds: float) -> Slot:
+        """Take a moment at which a request may start, or up to so many seconds later; it counts twice."""
+        return self._reserve(keys, lane, None, loose=seconds)
+
+    def _reserve(self, keys: Sequence[str], lane: str, instead_of: float | None, *, loose: float) -> Slot:
         now = self._clock.monotonic()
         states = [self._state(key) for key in keys if self.counts(key)]
         if instead_of is not None:
@@ -195,12 +220,16 @@ class InProcessBudget:
         if stopped.blocked_until > now:
             left = stopped.blocked_until - now
             return Slot(granted=False, wait=left, blocked_reason=stopped.blocked_reason, blocked_for=left)
-        start = max([now, *(state.free_at() for state in states)])
+        if min((state.places for state in states), default=2) < 2:
+            loose = 0.0
+        start = max([now, *(state.free_at(loose) for state in states)])
         too_far = start - now - HORIZONS[lane]
         if too_far > 0:
             return Slot(granted=False, wait=too_far)
         for state in states:
             state.take(start, now)
+            if loose:
+                state.take(start + loose, now)
         return Slot(granted=True, wait=start - now, place=start)
 
     async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
@@ -257,6 +286,7 @@ async def wait_for_turn(
     asking: asyncio.Lock | None = None,
     *,
     patience: float = math.inf,
+    loose: float = 0.0,
 ) -> Turn:
     """Wait until one request may go out on all these keys; send it right after this returns.
 
@@ -284,6 +314,7 @@ async def wait_for_turn(
             them asks for all, in the order of their coming, instead of everybody asking again and again, which
             costs the loop the very milliseconds that a turn may be late.
         patience: Whoever would have to wait for longer than so many seconds is told so at once.
+        loose: Seconds by which it may be late; more than ``LATE_TOLERANCE`` costs a second place on each key.
 
     Raises:
         KommoError: ``budget_blocked`` if a key is stopped, ``too_busy`` if this process cannot keep its
@@ -292,12 +323,12 @@ async def wait_for_turn(
     given_up, missed = 0, None
     while given_up < _GIVE_UPS_AT_ALL:
         async with asking or contextlib.nullcontext():
-            got = await _granted(budget, keys, lane, clock, missed, patience=patience)
+            got = await _granted(budget, keys, lane, clock, missed, patience=patience, loose=loose)
             answered = clock.monotonic()
-        turn = Turn(answered + got.wait)
+        turn = Turn(answered + got.wait, max(loose, LATE_TOLERANCE))
         if given_up >= _GIVE_UPS_BEFORE_WIDE:
             await budget.slow_down(keys, got.wait + WIDE_SLOT)
-            turn = Turn(turn.start, WIDE_TOLERANCE)
+            turn = Turn(turn.start, max(loose, WIDE_TOLERANCE))
         while (left := turn.start - clock.monotonic()) > 0:
             await clock.sleep(left)
         if not turn.is_late(clock):
@@ -323,10 +354,14 @@ async def _granted(
     missed: float | None,
     *,
     patience: float,
+    loose: float,
 ) -> Reservation:
     """Ask until a moment is granted."""
     while True:
-        got = await budget.reserve(keys, lane, instead_of=missed)
+        if loose:  # one that was missed all the same is not handed back: nobody is in need of it
+            got = await budget.reserve_loosely(keys, lane, loose)
+        else:
+            got = await budget.reserve(keys, lane, instead_of=missed)
         missed = None
         if got.blocked_reason is not None:
             raise KommoError(

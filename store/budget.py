@@ -104,10 +104,15 @@ class _Row:
     blocked_until: float
     blocked_reason: str | None
 
-    def free_at(self, limit: _Limit) -> float:
-        """The earliest moment that pace and window allow; never before a place that was granted already."""
+    def free_at(self, limit: _Limit, loose: float = 0.0) -> float:
+        """The earliest moment that pace and window allow; never before a place that was granted already.
+
+        With `loose` seconds there must be room for a second place, so much later.
+        """
         places = self.recent
         full = places[-limit.places] + limit.window if len(places) >= limit.places else 0.0
+        if loose and len(places) >= limit.places - 1:
+            full = max(full, places[1 - limit.places] + limit.window - loose)
         return max(self.next_at, full, places[-1] if places else 0.0)
 
     def take(self, start: float, now: float, limit: _Limit) -> None:
@@ -181,6 +186,29 @@ class DatabaseBudget:
             ValueError: an unknown lane, or a key without a limit.
             StoreError: the database does not answer.
         """
+        return await self._reserve(keys, lane, instead_of, loose=0.0)
+
+    async def reserve_loosely(self, keys: Sequence[str], lane: str, seconds: float) -> Reservation:
+        """Reserve an instant at which a request may start, or up to so many seconds later.
+
+        It takes two places on each key, at both ends of that time: whatever window of a second the request falls into,
+        one of them counts there. An account alone is rarely in a hurry; a process that works for dozens of them on a
+        busy machine cannot keep every instant to 10 ms, and one that missed it would have to ask again and again.
+
+        Args:
+            keys: as for `reserve`.
+            lane: likewise.
+            seconds: how much later it may start, less than a second.
+
+        Raises:
+            ValueError: an unknown lane, or a key without a limit.
+            StoreError: the database does not answer.
+        """
+        return await self._reserve(keys, lane, None, loose=seconds)
+
+    async def _reserve(
+        self, keys: Sequence[str], lane: str, instead_of: float | None, *, loose: float
+    ) -> Reservation:
         horizon = HORIZONS.get(lane)
         if horizon is None:
             raise ValueError(f"There is no lane {lane[:30]!r}; the lanes are {', '.join(HORIZONS)}.")
@@ -189,9 +217,13 @@ class DatabaseBudget:
         # Looked at and not locked: a row that everybody of a large fleet had to lock would be the limit itself.
         looked_at = sorted(known.keys() - limits.keys())
         lead = 0.0
+        if loose and min((limit.places for limit in limits.values()), default=2) < 2:
+            loose = 0.0
         for _ in range(_TRIES):
-            reservation, late = await self._reserve_once(limits, looked_at, horizon, lead, instead_of)
-            if late <= LATE_TOLERANCE:
+            reservation, late = await self._reserve_once(
+                limits, looked_at, horizon, lead, instead_of, loose=loose
+            )
+            if late <= max(LATE_TOLERANCE, loose / 2):
                 return reservation
             # The database was slow to commit. Ask for a slot that lies as far ahead as that may take again.
             lead, instead_of = min(2 * (lead + late), MOST_IDLE), reservation.place
@@ -204,11 +236,13 @@ class DatabaseBudget:
         horizon: float,
         lead: float,
         instead_of: float | None,
+        *,
+        loose: float,
     ) -> tuple[Reservation, float]:
         """One transaction. Also gives by how much (seconds) a granted slot is over already."""
         async with self._db.begin() as connection:
             stops = await self._stops(connection, looked_at) if looked_at else []
-            rows, now, seen = await self._lock(connection, sorted(limits))
+            rows, now, seen = await self._lock(connection, sorted(limits), max(EXACT, loose / 4))
             if instead_of is not None and rows:
                 for row in rows:
                     row.hand_back(instead_of, limits[row.key])
@@ -217,13 +251,15 @@ class DatabaseBudget:
             if stop.blocked_until > now:
                 left, reason = stop.blocked_until - now, stop.blocked_reason or "blocked"
                 return Reservation(granted=False, wait=left, blocked_reason=reason, blocked_for=left), 0.0
-            free = [row.free_at(limits[row.key]) for row in rows]
+            free = [row.free_at(limits[row.key], loose) for row in rows]
             start = max([now + lead, *free])
             idle = max([start - max(now, moment) for moment in free], default=0.0)
             early = max(start - now - horizon, idle - max(MOST_IDLE, lead))
             if early <= 0 and rows:
                 for row in rows:
                     row.take(start, now, limits[row.key])
+                    if loose:
+                        row.take(start + loose, now, limits[row.key])
                 await self._write(connection, rows)
         # The row locks are gone; what they cost is not part of the wait.
         wait = (start - now) - (self._monotonic() - seen)
@@ -292,11 +328,11 @@ class DatabaseBudget:
                 await connection.execute(update(_TABLE).where(_TABLE.c.key == row.key).values(values))
 
     async def _lock(
-        self, connection: AsyncConnection, keys: Sequence[str]
+        self, connection: AsyncConnection, keys: Sequence[str], exact: float = EXACT
     ) -> tuple[list[_Row], float, float]:
         """Lock the keys' rows in the order of their names; the time as of when all are held, also on our own clock."""
         if not keys:
-            return [], *await self._time(connection)
+            return [], *await self._time(connection, exact)
         locking = select(_TABLE).where(_TABLE.c.key.in_(keys)).order_by(_TABLE.c.key).with_for_update()
         found = (await connection.execute(locking)).all()
         if len(found) < len(keys):
@@ -305,10 +341,10 @@ class DatabaseBudget:
                 [{"key": key, "next_at": 0.0, "recent": [], "blocked_until": 0.0} for key in keys],
             )
             found = (await connection.execute(locking)).all()
-        now, seen = await self._time(connection)
+        now, seen = await self._time(connection, exact)
         return [_sane(row, now) for row in found], now, seen
 
-    async def _time(self, connection: AsyncConnection) -> tuple[float, float]:
+    async def _time(self, connection: AsyncConnection, exact: float) -> tuple[float, float]:
         """Seconds since 1970, and the moment of `monotonic` that they belong to."""
         found, took = (0.0, 0.0), math.inf
         for _ in range(_LOOKS):
@@ -317,7 +353,7 @@ class DatabaseBudget:
             answered = self._monotonic()
             if answered - asked < took:
                 found, took = (now, (asked + answered) / 2), answered - asked
-            if took <= EXACT:
+            if took <= exact:
                 break
         return found
 

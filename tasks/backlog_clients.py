@@ -12,7 +12,7 @@ from typing import Protocol
 
 from blocks.connection import PAIR
 from blocks.settings import Settings
-from kommo.budget import Lane
+from kommo.budget import LOOSE, Lane
 from kommo.client import KommoClient, TokenSource
 from kommo.clock import Clock
 from kommo.transport import Transport
@@ -69,7 +69,9 @@ class OpenClients:
         lane: Lane,
         attempts: int = _ATTEMPTS,
         transport: Transport | None = None,
+        loose: float = 0.0,
     ) -> None:
+        self._loose = loose
         self._attempts = attempts
         self._transport = transport
         self._ahead: dict[str, HeldPair] = {}
@@ -151,6 +153,7 @@ class OpenClients:
             lane=self._lane,
             attempts=self._attempts,
             transport=self._transport,
+            loose=self._loose,
         )
 
 
@@ -172,7 +175,8 @@ async def open_clients(
         clock: Source of time.
         lane: How urgent their requests are.
         attempts: How often a read is tried at once.
-        shared: All use one pool of connections: for a run that goes through many accounts and comes back to none.
+        shared: All use one pool of connections, and none is in a hurry: for a run that goes through many accounts and
+            comes back to none.
 
     An installation with long-lived tokens only needs no integration; one that is incomplete is said when a pair is met.
     """
@@ -180,14 +184,22 @@ async def open_clients(
         refresher: Refresher | AppIncompleteError
         try:
             refresher = await stack.enter_async_context(
-                open_refresher(database, settings, lane=lane, clock=clock)
+                open_refresher(database, settings, lane=lane, clock=clock, loose=LOOSE if shared else 0.0)
             )
         except AppIncompleteError as error:
             refresher = error
         blocks = await stack.enter_async_context(PrefectBlocks())
         transport = await stack.enter_async_context(Transport()) if shared else None
         clients = OpenClients(
-            database, settings, clock, blocks, refresher, lane=lane, attempts=attempts, transport=transport
+            database,
+            settings,
+            clock,
+            blocks,
+            refresher,
+            lane=lane,
+            attempts=attempts,
+            transport=transport,
+            loose=LOOSE if shared else 0.0,
         )
         stack.push_async_callback(clients.aclose)
         yield clients

@@ -98,7 +98,12 @@ async def load_connection(org: str) -> KommoConnection:
 
 @asynccontextmanager
 async def open_refresher(
-    database: Database, settings: Settings, *, lane: Lane = Lane.ACTION, clock: Clock | None = None
+    database: Database,
+    settings: Settings,
+    *,
+    lane: Lane = Lane.ACTION,
+    clock: Clock | None = None,
+    loose: float = 0.0,
 ) -> AsyncIterator[Refresher]:
     """What gives out fresh pairs of tokens, for as long as the block lasts.
 
@@ -113,6 +118,7 @@ async def open_refresher(
         egress_key=f"egress:{settings.egress}",
         lane=lane,
         clock=clock,
+        loose=loose,
     )
     async with PrefectBlocks() as blocks, oauth:
         yield Refresher(

@@ -340,7 +340,8 @@ def show(answer: dict[str, Any]) -> None:
             table.add_row(name, str(cpu), str(part["peak_mb"].get(name, "")), "")
         console.print(table)
         console.print(
-            f"{part['runs']['flow_runs']} flow runs, {part['runs']['task_runs']} task runs, {part['requests']} requests, "
+            f"{part['runs']['flow_runs']} flow runs, {part['runs']['task_runs']} task runs, "
+            f"{part['requests']} requests, "
             f"fullest second of an account {part['fullest_second_of_an_account']}; {part['check']}"
         )
         console.print("holds" if part["holds"] else "DOES NOT HOLD")
@@ -366,7 +367,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=1000)
     parser.add_argument("--shards", type=int, default=4, help="as many processes")
     parser.add_argument("--parts", default=",".join(PARTS), help="refresh, sync or both")
-    parser.add_argument("--concurrency", type=int, default=16, help="orgs at a time in each process")
+    parser.add_argument("--concurrency", type=int, default=32, help="orgs at a time in each process")
     parser.add_argument("--minutes", type=float, default=25, help="bound of each part")
     parser.add_argument("--settle", type=float, default=10, help="seconds for Prefect to record its runs")
     parser.add_argument("--work", choices=PARTS, help=argparse.SUPPRESS)
