@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from tasks.refresh_due import RefreshReport
     from tasks.webhook_health import HealthReport
 
+_NAMED = 20  # orgs in a sentence
+
 KNOWN_ERRORS = (KommoError, StoreError)
 
 
@@ -141,7 +143,7 @@ class WebhookHealthFailedError(DataPlaneError):
         self.report = report
         org, reason = next(iter(sorted(report.failed.items())))
         super().__init__(
-            f"The webhooks of none of {len(report.failed)} orgs could be looked at. The first, {org}: {reason}"
+            f"The webhooks of none of {report.failures} orgs could be looked at. The first, {org}: {reason}"
         )
 
 
@@ -154,15 +156,18 @@ class SyncFailedError(DataPlaneError):
 
 
 class FleetSyncFailedError(DataPlaneError):
-    """At least one org could not be synced; `report` names each with the reason."""
+    """At least one org could not be synced, or the run had to stop; `report` names the first with the reason."""
 
     def __init__(self, report: FleetReport) -> None:
         self.report = report
-        total = len(report.failed) + len(report.completed)
-        super().__init__(
-            f"{len(report.failed)} of {total} orgs could not be synced: {', '.join(sorted(report.failed))}. "
-            "`kommo status` says why."
+        named = [failure.org for failure in report.failures[:_NAMED]]
+        more = f" and {report.failed - len(named)} more" if report.failed > len(named) else ""
+        failed = (
+            f"{report.failed} of {report.failed + report.completed} orgs could not be synced: "
+            f"{', '.join(sorted(named))}{more}. `kommo status` says why."
         )
+        stopped = f"The run stopped before its end: {report.stopped}" if report.stopped else ""
+        super().__init__(" ".join(part for part in (stopped, failed if report.failed else "") if part))
 
 
 def sentence_of(error: BaseException) -> str:

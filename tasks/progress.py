@@ -57,3 +57,31 @@ class SyncProgress:
             listener(Step(self._org, group, self._done, self._total, failed))
         if self._artifact is not None:
             await aupdate_progress_artifact(self._artifact, 100.0 * self._done / self._total)
+
+
+class FleetProgress:
+    """Counts the orgs of a fleet's sync and shows the count."""
+
+    def __init__(self) -> None:
+        self._done = self._total = 0
+        self._artifact: UUID | None = None
+
+    async def start(self, total: int) -> None:
+        """Show 0 % of so many."""
+        self._total = total
+        if total and FlowRunContext.get() is not None:
+            self._artifact = await acreate_progress_artifact(
+                0.0, key="kommo-progress-all", description=f"Sync of {total} orgs"
+            )
+
+    def step(self, org: str, *, failed: bool) -> None:
+        """One org more is through."""
+        self._done += 1
+        self._total = max(self._total, self._done)
+        if listener := _LISTENER.get():
+            listener(Step("all orgs", org, self._done, self._total, failed))
+
+    async def show(self) -> None:
+        """Show how far it is."""
+        if self._artifact is not None:
+            await aupdate_progress_artifact(self._artifact, 100.0 * self._done / self._total)

@@ -16,6 +16,7 @@ from store.tables.crm import (
     PipelineStatus,
     TaskType,
 )
+from store.tables.fleet import SyncTurnRow
 from store.tables.inbox import BacklogTurnRow, WebhookDeliveryRow, WebhookEventRow, WebhookKeyRow
 from store.tables.outbox import ConnectionAuditRow, OutboxEndpointRow, OutboxRow, OutboxTurnRow
 from store.tables.records import RecordRow, WebhookCompletenessRow, WebhookSubscriptionRow
@@ -47,6 +48,7 @@ __all__ = [
     "SnapshotHead",
     "StoreModel",
     "SyncRun",
+    "SyncTurnRow",
     "TaskType",
     "TokenJournalRow",
     "Version",
