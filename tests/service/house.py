@@ -44,6 +44,9 @@ class House:
         sandbox: The ready line of the stand-in for Kommo.
         prefect: A client of the first API server.
         say: Tells a person how it goes.
+        key: The product's key for the gateway.
+        orgs: The account (its subdomain) behind each org.
+        contacts: A contact of each org, for actions.
     """
 
     folder: Path
@@ -56,6 +59,7 @@ class House:
     prefect: httpx.AsyncClient = field(init=False)
     key: str = ""
     orgs: dict[str, str] = field(default_factory=dict)
+    contacts: dict[str, int] = field(default_factory=dict)
 
     @property
     def gateway(self) -> str:
@@ -118,7 +122,7 @@ class House:
         """One call of the sandbox's control API."""
         return await control(self.sandbox["url"], name, method, body if method == "POST" else None)
 
-    async def until(self, what: str, condition: Callable[[], Any], seconds: float = 120.0) -> float:
+    async def until(self, what: str, condition: Callable[[], Any], seconds: float = 300.0) -> float:
         """Wait for something; gives how long it took.
 
         Raises:
@@ -265,7 +269,7 @@ async def running_house(folder: Path, say: Callable[[str], None]) -> AsyncIterat
         say(f"databases: {await house.command('kommo', 'db', 'upgrade')}".strip())
         for port in ("api", "other_api"):
             supervisor.add(house.unit(f"kommo-prefect-api@{house.ports[port]}"))
-            await house.until(port, lambda port=port: house.answers(f"{house.api(port)}/ready"), 180)
+            await house.until(port, lambda port=port: house.answers(f"{house.api(port)}/ready"), 400)
         supervisor.add(house.unit("kommo-prefect-services"))
         supervisor.add(house.unit("kommo-gateway", api="other_api"))
         deployed = await house.command("kommo", "deploy")
