@@ -18,13 +18,13 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-async def measure(folder: Path, parts: tuple[str, ...]) -> dict[str, Any]:
+async def measure(folder: Path, accounts: int, parts: tuple[str, ...]) -> dict[str, Any]:
     """Run an installation, and the parts of the proof that were asked for."""
     from tests.service.connecting import connect_all
     from tests.service.house import running_house
 
     result: dict[str, Any] = {}
-    async with running_house(folder, _say) as house:
+    async with running_house(folder, accounts, _say) as house:
         await connect_all(house)
         if "triggers" in parts:
             from tests.service.triggers import try_triggers
@@ -47,6 +47,7 @@ def main() -> int:
     """Entry point; 0 if all that was asked for holds."""
     parser = argparse.ArgumentParser(prog="python -m tests.service", description=__doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="a part; by default all")
+    parser.add_argument("--accounts", type=int, default=20, help="how many orgs are connected (at least 3)")
     parser.add_argument("--keep", action="store_true", help="leave logs, settings and pictures behind")
     parser.add_argument("--folder", type=Path, help="where everything lies; must not exist")
     arguments = parser.parse_args()
@@ -57,7 +58,7 @@ def main() -> int:
     _say(f"everything lies in {folder}")
     good = False
     try:
-        result = asyncio.run(measure(folder, tuple(arguments.only or PARTS)))
+        result = asyncio.run(measure(folder, arguments.accounts, tuple(arguments.only or PARTS)))
         sys.stdout.write(json.dumps(result, indent=2, default=str) + "\n")
         good = not result.get("kills", {}).get("faults")
     finally:

@@ -38,8 +38,17 @@ async def run(*command: str, environment: dict[str, str] | None = None, cwd: Pat
     )
     out, err = await process.communicate()
     if process.returncode:
-        raise RuntimeError(f"{' '.join(command[:4])} … ended with {process.returncode}: {err.decode()[-2000:]}")
+        raise RuntimeError(
+            f"{' '.join(command[:4])} … ended with {process.returncode}: {err.decode()[-2000:]}"
+        )
     return out.decode()
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    if _as_postgres():
+        known = pwd.getpwnam("postgres")
+        os.chown(folder, known.pw_uid, known.pw_gid)
 
 
 async def postgres(folder: Path, port: int) -> Service:
@@ -50,10 +59,7 @@ async def postgres(folder: Path, port: int) -> Service:
         port: Where it listens on loopback.
     """
     programs, data = _programs(), folder / "data"
-    folder.mkdir(mode=0o700)
-    if _as_postgres():
-        known = pwd.getpwnam("postgres")
-        os.chown(folder, known.pw_uid, known.pw_gid)
+    _make(folder)
     await run(
         *_as_postgres(),
         *(str(programs / "initdb"), "--pgdata", str(data), "--username", "postgres", "--encoding", "UTF8"),

@@ -54,6 +54,8 @@ async def _consent(house: House, product: httpx.AsyncClient, org: str, host: str
     state = parse_qs(urlsplit(begun.json()["url"]).query)["state"][0]
     allowed = await house.steer("authorize", account=subdomain, state=state)
     target = urlsplit(allowed["callback_url"])
-    done = await product.get(f"{target.path}?{target.query}", headers=headers(house, org), cookies=begun.cookies)
+    done = await product.get(
+        f"{target.path}?{target.query}", headers=headers(house, org), cookies=begun.cookies
+    )
     if done.status_code not in {200, 302, 303}:
         raise RuntimeError(f"connecting {org} was answered {done.status_code}: {done.text[:300]}")

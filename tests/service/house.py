@@ -9,8 +9,9 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -24,7 +25,6 @@ from tests.service.supervisor import Service, Supervisor
 from tests.service.units import FOLDER, read_settings, read_unit
 
 PROGRAMS = Path(sys.executable).parent
-ACCOUNTS = 20
 PER_SECOND = 50
 _PORTS = ("postgres", "redis", "api", "other_api", "gateway", "product", "sandbox")
 # The backends go last: whoever still finishes something needs them.
@@ -103,15 +103,17 @@ class House:
             },
         )
         environment = self.environment(*(Path(file).name for file in unit.files), api=api)
-        return Service(
-            name, unit.start, environment | unit.environment, unit.before, self.folder / "state"
-        )
+        return Service(name, unit.start, environment | unit.environment, unit.before, self.folder / "state")
 
     async def sql(self, query: LiteralString, *values: object, database: str = "kommo") -> list[Any]:
         """Look into a database, over a connection of its own."""
         connection = await asyncpg.connect(
-            host=str(self.folder / "postgres"), port=self.ports["postgres"], user="postgres", database=database,
-            timeout=3, server_settings={"search_path": "kommo,public"},
+            host=str(self.folder / "postgres"),
+            port=self.ports["postgres"],
+            user="postgres",
+            database=database,
+            timeout=3,
+            server_settings={"search_path": "kommo,public"},
         )
         try:
             return list(await connection.fetch(query, *values))
@@ -145,26 +147,12 @@ class House:
 
 
 def _free_ports() -> dict[str, int]:
-    with AsyncExitStackOfSockets() as sockets:
-        return {name: sockets.open() for name in _PORTS}
-
-
-class AsyncExitStackOfSockets:
-    """Keeps sockets open until all ports are known, so that no two are the same."""
-
-    def __init__(self) -> None:
-        self._open: list[socket.socket] = []
-
-    def __enter__(self) -> "AsyncExitStackOfSockets":
-        return self
-
-    def open(self) -> int:
-        self._open.append(socket.create_server(("127.0.0.1", 0)))
-        return int(self._open[-1].getsockname()[1])
-
-    def __exit__(self, *_: object) -> None:
-        for known in self._open:
-            known.close()
+    """Free ports; the sockets stay open until all are known, so that no two are the same."""
+    with ExitStack() as stack:
+        return {
+            name: stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for name in _PORTS
+        }
 
 
 def _secrets() -> dict[str, str]:
@@ -221,7 +209,10 @@ async def _make_databases(house: House) -> None:
     for name in ("kommo", "prefect"):
         password = house.secrets[f"{name} password"]
         connection = await asyncpg.connect(
-            host=str(house.folder / "postgres"), port=house.ports["postgres"], user="postgres", database="postgres"
+            host=str(house.folder / "postgres"),
+            port=house.ports["postgres"],
+            user="postgres",
+            database="postgres",
         )
         try:
             await connection.execute(f"create role {name} login password '{password}'")
@@ -232,11 +223,12 @@ async def _make_databases(house: House) -> None:
 
 
 @asynccontextmanager
-async def running_house(folder: Path, say: Callable[[str], None]) -> AsyncIterator[House]:
+async def running_house(folder: Path, accounts: int, say: Callable[[str], None]) -> AsyncIterator[House]:
     """Everything started, deployments made, no org connected yet.
 
     Args:
         folder: An empty folder that other users may pass through.
+        accounts: How many the stand-in for Kommo holds.
         say: Tells a person how it goes.
     """
     for name in ("etc", "state", "logs", "pictures"):
@@ -251,8 +243,17 @@ async def running_house(folder: Path, say: Callable[[str], None]) -> AsyncIterat
         callback = f"{house.gateway}/api/v1/crm/kommo/callback"
         house.sandbox = await stack.enter_async_context(
             sandbox_process(
-                *("--accounts", str(ACCOUNTS), "--leads", "60", "--contacts", "20", "--companies", "10"),
-                *("--talks", "4", "--limit", str(PER_SECOND), "--retry-after", "1", "--redirect-uri", callback),
+                *("--accounts", str(accounts), "--leads", "60", "--contacts", "20", "--companies", "10"),
+                *(
+                    "--talks",
+                    "4",
+                    "--limit",
+                    str(PER_SECOND),
+                    "--retry-after",
+                    "1",
+                    "--redirect-uri",
+                    callback,
+                ),
             )
         )
         house.product = await stack.enter_async_context(
@@ -269,7 +270,7 @@ async def running_house(folder: Path, say: Callable[[str], None]) -> AsyncIterat
         say(f"databases: {await house.command('kommo', 'db', 'upgrade')}".strip())
         for port in ("api", "other_api"):
             supervisor.add(house.unit(f"kommo-prefect-api@{house.ports[port]}"))
-            await house.until(port, lambda port=port: house.answers(f"{house.api(port)}/ready"), 400)
+            await house.until(port, partial(house.answers, f"{house.api(port)}/ready"), 400)
         supervisor.add(house.unit("kommo-prefect-services"))
         supervisor.add(house.unit("kommo-gateway", api="other_api"))
         deployed = await house.command("kommo", "deploy")
@@ -278,7 +279,9 @@ async def running_house(folder: Path, say: Callable[[str], None]) -> AsyncIterat
             supervisor.add(house.unit(f"kommo-worker@{number}"))
         await house.until("the gateway", lambda: house.answers(f"{house.gateway}/readyz"))
         house.key = (
-            await house.command("kommo", "keys", "api", "create", "product", "--all-orgs", "--json", json_answer=True)
+            await house.command(
+                "kommo", "keys", "api", "create", "product", "--all-orgs", "--json", json_answer=True
+            )
         )["key"]
         await house.until("two workers", lambda: _online(house, 2))
         say(f"everything runs after {time.monotonic() - begun:.0f} s")
@@ -288,4 +291,5 @@ async def running_house(folder: Path, say: Callable[[str], None]) -> AsyncIterat
 async def _online(house: House, wanted: int) -> bool:
     answer = await house.prefect.post("/work_pools/kommo/workers/filter", json={})
     answer.raise_for_status()
-    return sum(worker["status"] == "ONLINE" for worker in answer.json()) >= wanted
+    online = [worker for worker in answer.json() if worker["status"] == "ONLINE"]
+    return len(online) >= wanted

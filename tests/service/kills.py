@@ -73,7 +73,9 @@ async def try_kills(house: House) -> dict[str, Any]:
     }
 
 
-async def _one(house: House, load: Load, watch: Watch, kill: Kill, bounds: dict[str, float]) -> dict[str, Any]:
+async def _one(
+    house: House, load: Load, watch: Watch, kill: Kill, bounds: dict[str, float]
+) -> dict[str, Any]:
     """One kill, until all is well again."""
     service = house.supervisor.services[kill.unit]
     starts, moment = len(service.starts), time.time()
@@ -84,7 +86,7 @@ async def _one(house: House, load: Load, watch: Watch, kill: Kill, bounds: dict[
         await asyncio.sleep(1)
         if len(service.starts) > starts:
             recovered = watch.recovered(moment, bounds, CALM)
-    while watch.all_heard(moment) is None and time.time() - moment < PATIENCE:
+    while watch.all_heard(moment) is None and time.time() - moment < PATIENCE:  # noqa: ASYNC110 - looks happen anyway
         await asyncio.sleep(1)
     runs = [run for run in await _runs(house, moment - 60) if _over(run, moment)]
     return {
@@ -115,7 +117,7 @@ def _over(run: dict[str, Any], moment: float) -> bool:
 
 
 def _unix(text: str) -> float:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    return datetime.fromisoformat(text).timestamp()
 
 
 async def _not_taken(house: House, moment: float) -> dict[str, int]:
@@ -134,12 +136,9 @@ async def _not_taken(house: House, moment: float) -> dict[str, int]:
 async def _runs(house: House, moment: float) -> list[dict[str, Any]]:
     """All flow runs that began since, from Prefect's own database: its API gives 200 at a time."""
     rows = await house.sql(
-        "select flow_run.id, flow_run.name, flow.name as name_of_flow, state_type::text, state_name, start_time, end_time "
-        "from flow_run join flow on flow.id = flow_run.flow_id where start_time >= to_timestamp($1)",
+        "select flow.name as name_of_flow, state_type::text, state_name, start_time, end_time"
+        " from flow_run join flow on flow.id = flow_run.flow_id where start_time >= to_timestamp($1)",
         moment,
         database="prefect",
     )
-    return [
-        dict(row) | {"end_time": row["end_time"] and row["end_time"].isoformat()}
-        for row in rows
-    ]
+    return [dict(row) | {"end_time": row["end_time"] and row["end_time"].isoformat()} for row in rows]

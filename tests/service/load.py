@@ -70,8 +70,13 @@ async def _webhooks(house: House, load: Load, over: asyncio.Event) -> None:
         begun = time.monotonic()
         await house.steer(
             "load",
-            **{"accounts": "all", "entity": "leads", "kinds": ["update", "status", "responsible"]},
-            **{"changes": count, "rate": WEBHOOKS, "seed": number, "background": True},
+            accounts="all",
+            entity="leads",
+            kinds=["update", "status", "responsible"],
+            changes=count,
+            rate=WEBHOOKS,
+            seed=number,
+            background=True,
         )
         load.made += count
         await _pause(over, begun + _STEP - time.monotonic())
@@ -120,7 +125,9 @@ async def _runs(house: House, load: Load, over: asyncio.Event) -> None:
     for number in itertools.count():
         name, parameters = wanted[number % len(wanted)]
         try:
-            deployment = (await house.prefect.get(f"/deployments/name/{name}")).raise_for_status().json()["id"]
+            deployment = (
+                (await house.prefect.get(f"/deployments/name/{name}")).raise_for_status().json()["id"]
+            )
             answer = await house.prefect.post(
                 f"/deployments/{deployment}/create_flow_run",
                 json={"parameters": parameters, "idempotency_key": f"load-{number}"},

@@ -62,7 +62,7 @@ async def running_product(secret: str, port: int) -> AsyncIterator[Product]:
     )
     serving = asyncio.create_task(server.serve())
     try:
-        while not server.started:
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.05)
         yield product
     finally:

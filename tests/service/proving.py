@@ -46,10 +46,11 @@ async def _webhooks(house: House) -> list[str]:
     kept = Counter(row[0] for row in await house.sql("select request_id from webhook_delivery"))
     lost = sum((acknowledged - kept).values())
     states = {
-        row[0]: row[1]
-        for row in await house.sql("select state, count(*) from webhook_event group by state")
+        row[0]: row[1] for row in await house.sql("select state, count(*) from webhook_event group by state")
     }
-    house.say(f"webhooks: {sum(acknowledged.values())} acknowledged, {sum(kept.values())} kept; events {states}")
+    house.say(
+        f"webhooks: {sum(acknowledged.values())} acknowledged, {sum(kept.values())} kept; events {states}"
+    )
     faults = [f"{lost} acknowledged webhooks are not in the store"] if lost else []
     return faults + [
         f"{count} events are {state}" for state, count in states.items() if state not in {"done", "duplicate"}
@@ -65,11 +66,15 @@ async def _mirror(house: House) -> list[str]:
         mirrored = {
             row[0]: (row[1], row[2], row[3])
             for row in await house.sql(
-                "select record_id, name, status_id, responsible_user_id from record where org = $1 and entity = 'leads'",
+                "select record_id, name, status_id, responsible_user_id from record"
+                " where org = $1 and entity = 'leads'",
                 org,
             )
         }
-        held = {lead["id"]: (lead["name"], lead["status_id"], lead["responsible_user_id"]) for lead in state["leads"]}
+        held = {
+            lead["id"]: (lead["name"], lead["status_id"], lead["responsible_user_id"])
+            for lead in state["leads"]
+        }
         stale = await _untold(house, subdomain)
         for number, found in mirrored.items():
             if number in held and number not in stale:
@@ -99,7 +104,9 @@ async def _outbox(house: House) -> list[str]:
     house.say(f"outbox: {len(rows)} events told, {again} of them more than once")
     faults = [f"{len(untold)} events were never told to the product"] if untold else []
     if house.product.forged or unknown:
-        faults.append(f"the product was told {len(unknown)} unknown and {house.product.forged} unsigned events")
+        faults.append(
+            f"the product was told {len(unknown)} unknown and {house.product.forged} unsigned events"
+        )
     dead = Counter(row[1] for row in rows if row[1] != "delivered")
     return faults + [f"{count} events of the outbox are {state}" for state, count in dead.items()]
 
@@ -110,9 +117,7 @@ async def _actions(house: House, load: Load) -> list[str]:
     for org, subdomain in house.orgs.items():
         state = await house.steer(f"state?account={subdomain}&include=tasks", "GET")
         made.update((org, task["text"]) for task in state["tasks"] if str(task["text"]).startswith("action-"))
-    states = {
-        row[0]: row[1] for row in await house.sql("select idempotency_key, state from action")
-    }
+    states = {row[0]: row[1] for row in await house.sql("select idempotency_key, state from action")}
     said = Counter(states.get(key, "absent") for key in load.keys)
     house.say(f"actions: {len(load.keys)} asked for, {dict(said)}; {sum(made.values())} tasks made")
     twice = [key for (_, key), times in made.items() if times > 1]

@@ -38,7 +38,15 @@ async def try_triggers(house: House) -> dict[str, Any]:
 
     said = await house.command(
         "prefect",
-        *("deployment", "run", "full-crm-sync/on-demand", "--param", "org=org-01", "--param", "scope=funnels"),
+        *(
+            "deployment",
+            "run",
+            "full-crm-sync/on-demand",
+            "--param",
+            "org=org-01",
+            "--param",
+            "scope=funnels",
+        ),
         "--watch",
     )
     [run_id] = set(re.findall(r"UUID: ([0-9a-f-]{36})", said)) or {""}
@@ -47,7 +55,8 @@ async def try_triggers(house: House) -> dict[str, Any]:
     deployment = (await house.prefect.get(ON_DEMAND)).raise_for_status().json()
     wish = {"parameters": {"org": "org-02", "scope": "fields"}, "idempotency_key": "order-42"}
     answers = [
-        await house.prefect.post(f"/deployments/{deployment['id']}/create_flow_run", json=wish) for _ in range(2)
+        await house.prefect.post(f"/deployments/{deployment['id']}/create_flow_run", json=wish)
+        for _ in range(2)
     ]
     by_rest = await ended(house, answers[0].json()["id"])
     wrong = await house.prefect.post(

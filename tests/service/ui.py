@@ -33,20 +33,28 @@ async def try_ui(house: House) -> dict[str, Any]:
         await look("1-login")
         await _type(tab, "input", house.secrets["PREFECT_API_AUTH_STRING"])
         await _click(tab, "button", "Login")
-        await tab.until("localStorage.getItem('prefect-password') !== null && !location.pathname.includes('login')")
+        await tab.until(
+            "localStorage.getItem('prefect-password') !== null && !location.pathname.includes('login')"
+        )
         await tab.goto(f"{base}/deployments/deployment/{deployment['id']}")
         await look("2-deployment", _has("full-crm-sync"))
         await tab.goto(f"{base}/deployments/deployment/{deployment['id']}/run")
         await look("3-form-empty", _has("Parameters"))
         form = await tab.text()
-        await _type(tab, "input[id*=org], input[name*=org]", ORG)
+        await _type(tab, "textarea", ORG)  # org is the first parameter
         await look("4-form-filled")
         await _click(tab, "button", "Submit")
-        await tab.until("location.pathname.includes('flow-run') || document.body.innerText.includes('scheduled')")
+        await tab.until(
+            "location.pathname.includes('flow-run') || document.body.innerText.includes('scheduled')"
+        )
         await look("5-submitted")
         runs = await house.prefect.post(
             "/flow_runs/filter",
-            json={"deployments": {"id": {"any_": [deployment["id"]]}}, "sort": "START_TIME_DESC", "limit": 20},
+            json={
+                "deployments": {"id": {"any_": [deployment["id"]]}},
+                "sort": "START_TIME_DESC",
+                "limit": 20,
+            },
         )
         mine = [run for run in runs.raise_for_status().json() if run["parameters"].get("org") == ORG]
         run = await ended(house, mine[0]["id"])
