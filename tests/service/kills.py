@@ -69,6 +69,7 @@ async def try_kills(house: House) -> dict[str, Any]:
         "normal": normal,
         "kills": rows,
         "flow runs": dict(Counter(f"{run['name_of_flow']}: {run['state_type']}" for run in runs)),
+        "still called running": dict(Counter(run["name_of_flow"] for run in runs if _is_stuck(run))),
         "faults": faults,
     }
 
@@ -108,6 +109,11 @@ async def _one(
             )
         ),
     }
+
+
+def _is_stuck(run: dict[str, Any]) -> bool:
+    """Whether Prefect calls a run running that cannot be any more."""
+    return run["state_type"] == "RUNNING" and time.time() - run["start_time"].timestamp() > _LONGEST_RUN
 
 
 def _over(run: dict[str, Any], moment: float) -> bool:

@@ -1,10 +1,12 @@
 """Looks at an installation twice a second: who answers, and how old the oldest thing is that waits."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import asyncpg
 import httpx
@@ -99,6 +101,7 @@ async def watching(house: House) -> AsyncIterator[Watch]:
             sample.good = dict(zip(doors, good, strict=True))
             sample.age, sample.heard = await _ages(house), await _heard(house)
             watch.samples.append(sample)
+            await asyncio.to_thread(_write, house.folder / "logs" / "watch.jsonl", sample)
 
         task = asyncio.create_task(_every(EVERY, look))
         try:
@@ -107,6 +110,11 @@ async def watching(house: House) -> AsyncIterator[Watch]:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+def _write(file: Path, sample: Sample) -> None:
+    with file.open("a") as log:
+        log.write(json.dumps(asdict(sample)) + "\n")
 
 
 async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
