@@ -110,6 +110,7 @@ def build_app() -> App:
     app.command(
         "deployments.cli.gateway:gateway", name="gateway", help="Serve the HTTP door: OAuth and status."
     )
+    _service(app)
     budget = App(name="budget", help="The request budget shared by all processes.")
     budget.command(
         "deployments.cli.budget:show", name="show", help="Who may send when, and which keys are stopped."
@@ -119,6 +120,19 @@ def build_app() -> App:
     )
     app.command(budget)
     return app
+
+
+def _service(app: App) -> None:
+    app.command(
+        "deployments.cli.serve:serve",
+        name="serve",
+        help="Make all deployments and execute their runs, in one process.",
+    )
+    app.command(
+        "deployments.cli.deploy:deploy",
+        name="deploy",
+        help="Make the work pool and all deployments, for workers.",
+    )
 
 
 def _actions() -> App:
