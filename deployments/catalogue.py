@@ -46,6 +46,14 @@ BULK_BESIDE_THE_SHARDS = 2
 """In `bulk` the shards of one long flow run side by side, and this many other runs beside them."""
 
 
+STANDING_AT_A_TIME = 4
+"""Runs at a time of what must never stand still. Two overlap when one follows the other; those of a worker that was killed
+keep their places for up to five minutes more (so long does Prefect hold a lease), and the next ones must have theirs."""
+
+OF_WHICH_DEAD = 2
+"""So many of them a killed worker may leave behind."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One deployment.
@@ -179,8 +187,8 @@ CATALOGUE: tuple[Entry, ...] = (
         by_hand="Hardly ever; `kommo action settle` does the same at once.",
         costs=f"Nothing but {_START}, unless something was left behind.",
         cron="* * * * *",
-        # Runs may overlap without harm: an action belongs to one of them. One at a time is enough.
-        limit=1,
+        # Runs may overlap without harm: an action belongs to one of them. A second place, if one died with its worker.
+        limit=2,
         tags=("action",),
     ),
     Entry(
@@ -193,8 +201,7 @@ CATALOGUE: tuple[Entry, ...] = (
         costs=f"One request for 250 changed records and kind, and {_START} every minute.",
         cron="* * * * *",
         parameters={"linger": "58s"},
-        # More than two would take the other flows' place during a long drain.
-        limit=2,
+        limit=STANDING_AT_A_TIME,
         tags=("fleet",),
     ),
     Entry(
@@ -207,7 +214,7 @@ CATALOGUE: tuple[Entry, ...] = (
         costs=f"No request to Kommo, and {_START} every minute.",
         cron="* * * * *",
         parameters={"linger": "58s"},
-        limit=2,
+        limit=STANDING_AT_A_TIME,
         tags=("fleet",),
     ),
     Entry(

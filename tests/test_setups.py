@@ -13,6 +13,7 @@ import yaml  # type: ignore[import-untyped]  # it comes with Prefect, its stubs 
 from pydantic import BaseModel
 
 from blocks.settings import Settings
+from deployments.catalogue import CATALOGUE, OF_WHICH_DEAD
 from deployments.cli import build_app
 from tests.service.units import FOLDER, UNITS, read_settings, read_unit
 
@@ -211,3 +212,11 @@ def test_the_image_is_made_from_the_lock_by_hash_and_runs_as_nobody_special() ->
     sent = (ROOT / "deployments" / "Dockerfile.dockerignore").read_text().splitlines()
     [built] = re.findall(r"^packages = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert {f"!{name}" for name in re.findall(r'"(\w+)"', built)} <= set(sent)
+
+
+def test_what_runs_every_minute_goes_on_when_a_killed_worker_keeps_its_places() -> None:
+    """Seen for real: with two places, both of a killed worker, the backlog stood still for five minutes."""
+    for entry in CATALOGUE:
+        if entry.cron == "* * * * *" and entry.limit is not None:
+            lingers = "linger" in entry.parameters
+            assert entry.limit - (OF_WHICH_DEAD if lingers else 1) >= (2 if lingers else 1), entry.entrypoint

@@ -52,9 +52,12 @@ async def running_load(house: House) -> AsyncIterator[Load]:
         ]
         try:
             yield load
-        finally:
             over.set()
             await asyncio.gather(*work)
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
 
 
 async def _pause(over: asyncio.Event, seconds: float) -> None:
