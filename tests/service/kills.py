@@ -52,6 +52,7 @@ async def try_kills(house: House) -> dict[str, Any]:
             }
             normal = {name: round(watch.oldest(name, begun + QUIET / 2), 1) for name in bounds}
             house.say(f"under load, nothing killed: oldest of the backlog and of the outbox {normal} s")
+            processes = _processes(house)
             for kill in _kills(house):
                 rows.append(await _one(house, load, watch, kill, bounds))
                 house.say("  ".join(f"{key}: {value}" for key, value in rows[-1].items()))
@@ -67,11 +68,21 @@ async def try_kills(house: House) -> dict[str, Any]:
             "runs asked for": dict(load.asked),
         },
         "normal": normal,
+        "processes": processes,
         "kills": rows,
         "flow runs": dict(Counter(f"{run['name_of_flow']}: {run['state_type']}" for run in runs)),
         "still called running": dict(Counter(run["name_of_flow"] for run in runs if _is_stuck(run))),
         "faults": faults,
     }
+
+
+def _processes(house: House) -> dict[str, str]:
+    """Memory and processor of each unit, with the runs that a worker has started."""
+    found = {}
+    for name in house.supervisor.services if hasattr(house.supervisor, "used") else ():
+        resident, seconds = house.supervisor.used(name)
+        found[name] = f"{resident:.0f} MiB, {seconds:.0f} s of processor"
+    return found
 
 
 async def _one(
@@ -113,7 +124,7 @@ async def _one(
 
 def _is_stuck(run: dict[str, Any]) -> bool:
     """Whether Prefect calls a run running that cannot be any more."""
-    return run["state_type"] == "RUNNING" and time.time() - run["start_time"].timestamp() > _LONGEST_RUN
+    return bool(run["state_type"] == "RUNNING") and time.time() - run["start_time"].timestamp() > _LONGEST_RUN
 
 
 def _over(run: dict[str, Any], moment: float) -> bool:

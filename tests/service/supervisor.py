@@ -126,6 +126,16 @@ class Supervisor:
             except TimeoutError:
                 service.keeper.cancel()
 
+    def used(self, name: str) -> tuple[float, float]:
+        """MiB of resident memory and seconds of processor of a unit's living processes (not PostgreSQL's children)."""
+        resident, seconds = 0.0, 0.0
+        for pid in marked(f"{self._run}:{name}"):
+            with suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+                resident += int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return resident, seconds
+
     async def stop_all(self, order: Callable[[str], int]) -> None:
         """End all services, the lowest order first."""
         for rank in sorted({order(name) for name in self.services}):
@@ -142,14 +152,3 @@ def marked(mark: str) -> list[int]:
                 if f"{MARK}={mark}\0".encode() in (entry / "environ").read_bytes() + b"\0":
                     found.append(int(entry.name))
     return found
-
-
-def memory(mark: str) -> tuple[float, float]:
-    """MiB of resident memory and seconds of processor of a unit's living processes."""
-    resident, seconds = 0.0, 0.0
-    for pid in marked(mark):
-        with suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-            resident += int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return resident, seconds
