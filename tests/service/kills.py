@@ -79,7 +79,7 @@ async def try_kills(house: House) -> dict[str, Any]:
 def _processes(house: House) -> dict[str, str]:
     """Memory and processor of each unit, with the runs that a worker has started."""
     found = {}
-    for name in house.supervisor.services if hasattr(house.supervisor, "used") else ():
+    for name in house.supervisor.services:
         resident, seconds = house.supervisor.used(name)
         found[name] = f"{resident:.0f} MiB, {seconds:.0f} s of processor"
     return found
