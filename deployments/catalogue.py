@@ -47,8 +47,9 @@ BULK_BESIDE_THE_SHARDS = 2
 
 
 STANDING_AT_A_TIME = 4
-"""Runs at a time of what must never stand still. Two overlap when one follows the other; those of a worker that was killed
-keep their places for up to five minutes more (so long does Prefect hold a lease), and the next ones must have theirs."""
+"""Runs at a time of what must never stand still. Two overlap when one follows the other; those of a worker that was
+killed keep their places for up to five minutes more (so long does Prefect hold a lease), and the next ones must have
+theirs."""
 
 OF_WHICH_DEAD = 2
 """So many of them a killed worker may leave behind."""
@@ -123,11 +124,9 @@ def _hourly(scope: str, minute: int, requests: int, why: str) -> Entry:
         does=f"Reads the {scope} of every connected org and saves what changed, every hour at :{minute:02}. {why}",
         by_hand=f"After many accounts changed their {scope}, to have it before the night.",
         costs=(
-            f"About {requests} requests per org. Its schedule is off at first: where Kommo counts requests by address "
-            f"(7 a second, 25 200 an hour), {10_000 * requests:,} of 10 000 orgs would leave nothing for anybody else. "
-            "`kommo deploy --hourly` switches it on; docs/deployments.md has the arithmetic.".replace(
-                ",", " ", 1
-            )
+            f"About {requests} requests per org. Its schedule is off at first: where Kommo counts by address an hour "
+            f"has 25 200 requests, and 10 000 orgs would take {requests * 10} 000 of them. `kommo deploy --hourly` "
+            "switches it on; docs/deployments.md has the arithmetic."
         ),
         cron=f"{minute} * * * *",
         active=False,
@@ -145,7 +144,7 @@ CATALOGUE: tuple[Entry, ...] = (
         Queue.URGENT,
         does="Reads one org's Kommo set-up, saves it as versioned snapshots and tells what changed.",
         by_hand="When an org's picture must be fresh now, or after its sync failed and the reason is mended.",
-        costs=f"About 14 requests of the account's budget (2 to 3 s at 7 a second) and {_START}.",
+        costs=f"10 to 14 requests of the account's budget (2 s at 7 a second) and {_START}.",
         tags=("one org",),
     ),
     Entry(
@@ -154,7 +153,7 @@ CATALOGUE: tuple[Entry, ...] = (
         Queue.URGENT,
         does="Announces an account that has just been connected and reads it for the first time.",
         by_hand="If the first sync after a consent did not happen; the gateway asks for it by itself.",
-        costs=f"One full sync: about 14 requests, and {_START}.",
+        costs=f"One full sync: 10 to 14 requests, and {_START}.",
         tags=("one org",),
     ),
     Entry(
@@ -249,8 +248,8 @@ CATALOGUE: tuple[Entry, ...] = (
         Queue.BULK,
         does="Reads every connected org's Kommo set-up, every night at 03:00 UTC, and saves what changed.",
         by_hand="After a long outage, or when a new version of this program reads more than the one before.",
-        costs="About 14 requests per org: 10 000 orgs are 5.5 h where Kommo counts by address, minutes where it "
-        f"counts by account; and {_START}.",
+        costs="10 to 14 requests per org: for 10 000 orgs that is 4 to 6 h where Kommo counts by address, and as long "
+        f"as the machine takes where it counts by account; and {_START}.",
         cron="0 3 * * *",
         limit=1,
         tags=("fleet",),

@@ -16,6 +16,7 @@ from typing import Any
 from prefect import Flow
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
 from prefect.utilities.callables import parameter_schema
+from pydantic.fields import FieldInfo
 
 from deployments.catalogue import (
     BULK_BESIDE_THE_SHARDS,
@@ -72,8 +73,31 @@ class Planned:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """What its parameters may be. One that the flow does not have is refused at once: the run would only die."""
-        return {**parameter_schema(self.flow).model_dump(exclude_unset=True), "additionalProperties": False}
+        """What its parameters may be: Prefect's form, with our titles, and closed.
+
+        Prefect takes a parameter's name for its title, and its line in the docstring for its description. And a
+        parameter that the flow does not have is to be refused at once: a run made with it would only die.
+        """
+        schema = parameter_schema(self.flow).model_dump(exclude_unset=True)
+        signature = inspect.signature(self.flow.fn, eval_str=True)
+        properties = {
+            name: {**shown, **_described(name, shown, signature.parameters[name].annotation)}
+            for name, shown in schema["properties"].items()
+        }
+        return {**schema, "properties": properties, "additionalProperties": False}
+
+
+def _described(name: str, shown: Mapping[str, Any], annotation: Any) -> dict[str, Any]:  # noqa: ANN401 - any type
+    field_info = FieldInfo.from_annotation(annotation)
+    described: dict[str, Any] = {
+        "title": field_info.title or name.replace("_", " ").capitalize(),
+        "description": field_info.description or _sentence(shown.get("description", "")),
+    }
+    return described | ({"examples": field_info.examples} if field_info.examples else {})
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ store never pay for Prefect.
 
 from cyclopts import App
 
+from deployments.cli.groups import GroupedApp
 from deployments.cli.run import quiet_prefect, run_app
 
 HELP = """\
@@ -20,7 +21,7 @@ Exit codes: 0 done · 1 failed, with a sentence that says what to do · 2 wrong 
 
 def build_app() -> App:
     """The command tree."""
-    app = App(name="kommo", help=HELP, version_flags=["--version"], version=_version)
+    app = GroupedApp(name="kommo", help=HELP, version_flags=["--version"], version=_version)
     app.command(
         "deployments.cli.demo:demo", name="demo", help="See it all work in a minute, on a stand-in for Kommo."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deployments.cli.output import say
-from deployments.cli.run import WrongUseError, many_imports
+from deployments.cli.run import WrongUseError, let_prefect_speak, many_imports
 
 # A run start costs 1.4 to 3.6 s of CPU (measured); more at a time than cores would only queue on the processor. Two of
 # these linger nearly all the time, in the backlog and in the delivery of events, and wait for something to do.
@@ -23,6 +23,7 @@ async def serve(*, limit: int = RUNS_AT_A_TIME, hourly: bool = False, take_over:
     """
     if limit < 3:
         raise WrongUseError("--limit is at least 3: two runs nearly always wait for webhooks and events.")
+    let_prefect_speak()
     with many_imports():
         from deployments.serving import serve_all
 
