@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from tests.service.house import House
-from tests.service.load import Load, running_load
+from tests.service.load import ACTIONS, WEBHOOKS, Load, running_load
 from tests.service.proving import faults_of, settled
 from tests.service.watch import Watch, watching
 
@@ -40,11 +40,16 @@ def _kills(house: House) -> list[Kill]:
     ]
 
 
-async def try_kills(house: House) -> dict[str, Any]:
-    """All kills, one after the other, under load; `faults` is empty if nothing acknowledged was lost."""
+async def try_kills(house: House, share: float) -> dict[str, Any]:
+    """All kills, one after the other, under load; `faults` is empty if nothing acknowledged was lost.
+
+    Args:
+        house: The installation.
+        share: Of the full load.
+    """
     rows: list[dict[str, Any]] = []
     async with watching(house) as watch:
-        async with running_load(house) as load:
+        async with running_load(house, share) as load:
             begun = time.time()
             await asyncio.sleep(QUIET)
             bounds = {
@@ -62,7 +67,8 @@ async def try_kills(house: House) -> dict[str, Any]:
     runs = await _runs(house, begun)
     return {
         "load": {
-            "webhooks a second": "50",
+            "webhooks a second": WEBHOOKS * share,
+            "actions a second": ACTIONS * share,
             "changes made": load.made,
             "actions": len(load.keys),
             "runs asked for": dict(load.asked),

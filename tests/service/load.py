@@ -14,8 +14,9 @@ import httpx
 from tests.service.connecting import headers
 from tests.service.house import House
 
-CHANGES, ACTIONS = 37.5, 2.0
-"""A second. A change makes a webhook and a third: what changes the stage or the one who is responsible is told twice."""
+WEBHOOKS, ACTIONS = 50.0, 2.0
+"""A second, at full load."""
+_PER_CHANGE = 4 / 3  # a change of the stage, or of who is responsible, is told twice
 _STEP = 5.0
 _TILL = 1_900_000_000
 _REPEATS = 60  # times that the product tries an action again, a second apart
@@ -27,12 +28,14 @@ class Load:
     """What was asked for, and how it was answered.
 
     Attributes:
+        share: Of the full load.
         keys: Actions, by their key: the org and the state that the gateway named last.
         refused: Failed attempts of actions: when (Unix time), and what was answered.
-        slowest: Seconds of the slowest answer in each second, by the second.
         asked: Runs that were asked for, by what came of asking.
+        made: Changes of leads.
     """
 
+    share: float
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     refused: list[tuple[float, str]] = field(default_factory=list)
     asked: Counter[str] = field(default_factory=Counter)
@@ -40,11 +43,17 @@ class Load:
 
 
 @contextlib.asynccontextmanager
-async def running_load(house: House) -> AsyncIterator[Load]:
-    """All of it, while the block runs; at its end every action that was begun has an answer."""
-    load = Load()
+async def running_load(house: House, share: float) -> AsyncIterator[Load]:
+    """All of it, while the block runs; at its end every action that was begun has an answer.
+
+    Args:
+        house: The installation.
+        share: Of the full load; less where a machine has other things to do.
+    """
+    load = Load(share)
     over = asyncio.Event()
-    async with httpx.AsyncClient(base_url=house.gateway, timeout=30) as product:
+    no_limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=house.gateway, timeout=30, limits=no_limits) as product:
         work = [
             asyncio.create_task(_webhooks(house, load, over)),
             asyncio.create_task(_actions(house, load, product, over)),
@@ -68,7 +77,8 @@ async def _pause(over: asyncio.Event, seconds: float) -> None:
 
 async def _webhooks(house: House, load: Load, over: asyncio.Event) -> None:
     """People change leads, and the sandbox tells of each change as Kommo does."""
-    count = int(CHANGES * _STEP)
+    rate = WEBHOOKS * load.share / _PER_CHANGE
+    count = int(rate * _STEP)
     for number in itertools.count(1):
         begun = time.monotonic()
         await house.steer(
@@ -77,7 +87,7 @@ async def _webhooks(house: House, load: Load, over: asyncio.Event) -> None:
             entity="leads",
             kinds=["update", "status", "responsible"],
             changes=count,
-            rate=CHANGES,
+            rate=rate,
             seed=number,
             background=True,
         )
@@ -94,7 +104,7 @@ async def _actions(house: House, load: Load, product: httpx.AsyncClient, over: a
         for number in itertools.count(1):
             begun = time.monotonic()
             group.create_task(_action(house, load, product, next(orgs), f"action-{number}"))
-            await _pause(over, begun + 1 / ACTIONS - time.monotonic())
+            await _pause(over, begun + 1 / (ACTIONS * load.share) - time.monotonic())
             if over.is_set():
                 return
 
