@@ -168,7 +168,7 @@ def _sentence(error: Exception) -> str:
 
     if isinstance(error, (*KNOWN_ERRORS, DataPlaneError)):
         return str(error)
-    # Prefect has no type of its own for it, or lets its HTTP client's through; that one's module is not for us to import.
+    # Prefect has no type of its own for it, or lets its HTTP client's through, whose module is not for us to import.
     if "Failed to reach API at" in str(error) or _is_of_http(error, "TransportError"):
         return (
             f"Prefect's server at {os.environ.get('PREFECT_API_URL', 'its usual address')} does not answer. Start it "

@@ -30,6 +30,25 @@ _PORTS = ("postgres", "redis", "api", "other_api", "gateway", "product", "sandbo
 # The backends go last: whoever still finishes something needs them.
 _ORDER = {"worker": 0, "gateway": 1, "kommo-prefect-services": 2, "kommo-prefect-api": 3, "redis": 4}
 
+# A run that has said that it lives, and then says nothing for 90 seconds, is dead: its worker was killed, and it with it.
+_DEAD_RUNS = {
+    "name": "kommo: runs that died with their worker",
+    "trigger": {
+        "type": "event",
+        "posture": "Proactive",
+        "match": {"prefect.resource.id": "prefect.flow-run.*"},
+        "after": ["prefect.flow-run.heartbeat"],
+        "expect": [
+            f"prefect.flow-run.{state}"
+            for state in ("heartbeat", "Completed", "Failed", "Cancelled", "Crashed")
+        ],
+        "for_each": ["prefect.resource.id"],
+        "threshold": 1,
+        "within": 90,
+    },
+    "actions": [{"type": "change-flow-run-state", "state": "CRASHED", "message": "Its worker was killed."}],
+}
+
 
 @dataclass
 class House:
@@ -274,6 +293,7 @@ async def running_house(folder: Path, accounts: int, say: Callable[[str], None])
         supervisor.add(house.unit("kommo-prefect-services"))
         supervisor.add(house.unit("kommo-gateway", api="other_api"))
         say((await house.command("kommo", "deploy", "--hourly")).strip())
+        await house.prefect.post("/automations/", json=_DEAD_RUNS)
         for number in (1, 2):
             supervisor.add(house.unit(f"kommo-worker@{number}"))
         await house.until("the gateway", lambda: house.answers(f"{house.gateway}/readyz"))
