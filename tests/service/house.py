@@ -30,7 +30,7 @@ _PORTS = ("postgres", "redis", "api", "other_api", "gateway", "product", "sandbo
 # The backends go last: whoever still finishes something needs them.
 _ORDER = {"worker": 0, "gateway": 1, "kommo-prefect-services": 2, "kommo-prefect-api": 3, "redis": 4}
 
-# A run that has said that it lives, and then says nothing for 90 seconds, is dead: its worker was killed, and it with it.
+# A run that has said that it lives, and then says nothing for 90 seconds, is dead: it was killed with its worker.
 _DEAD_RUNS = {
     "name": "kommo: runs that died with their worker",
     "trigger": {
