@@ -18,13 +18,14 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-async def measure(folder: Path, accounts: int, share: float, parts: tuple[str, ...]) -> dict[str, Any]:
+async def measure(folder: Path, wanted: argparse.Namespace) -> dict[str, Any]:
     """Run an installation, and the parts of the proof that were asked for."""
+    parts = tuple(wanted.only or PARTS)
     from tests.service.connecting import connect_all
     from tests.service.house import running_house
 
     result: dict[str, Any] = {}
-    async with running_house(folder, accounts, _say) as house:
+    async with running_house(folder, wanted.accounts, _say) as house:
         await connect_all(house)
         if "triggers" in parts:
             from tests.service.triggers import try_triggers
@@ -39,7 +40,7 @@ async def measure(folder: Path, accounts: int, share: float, parts: tuple[str, .
         if "kills" in parts:
             from tests.service.kills import try_kills
 
-            result["kills"] = await try_kills(house, share)
+            result["kills"] = await try_kills(house, wanted.share, [word.lower() for word in wanted.kill])
     return result
 
 
@@ -48,6 +49,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.service", description=__doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="a part; by default all")
     parser.add_argument("--accounts", type=int, default=20, help="how many orgs are connected (at least 3)")
+    parser.add_argument("--kill", action="append", default=[], help="a word such as redis; by default all six")
     parser.add_argument("--share", type=float, default=1.0, help="of the full load, while parts are killed")
     parser.add_argument("--keep", action="store_true", help="leave logs, settings and pictures behind")
     parser.add_argument("--folder", type=Path, help="where everything lies; must not exist")
@@ -59,9 +61,7 @@ def main() -> int:
     _say(f"everything lies in {folder}")
     good = False
     try:
-        result = asyncio.run(
-            measure(folder, arguments.accounts, arguments.share, tuple(arguments.only or PARTS))
-        )
+        result = asyncio.run(measure(folder, arguments))
         sys.stdout.write(json.dumps(result, indent=2, default=str) + "\n")
         good = not result.get("kills", {}).get("faults")
     finally:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -40,13 +41,15 @@ def _kills(house: House) -> list[Kill]:
     ]
 
 
-async def try_kills(house: House, share: float) -> dict[str, Any]:
+async def try_kills(house: House, share: float, only: Sequence[str]) -> dict[str, Any]:
     """All kills, one after the other, under load; `faults` is empty if nothing acknowledged was lost.
 
     Args:
         house: The installation.
         share: Of the full load.
+        only: Words by which the kills are chosen; without any, all.
     """
+    kills = [kill for kill in _kills(house) if not only or any(word in kill.what.lower() for word in only)]
     rows: list[dict[str, Any]] = []
     async with watching(house) as watch:
         async with running_load(house, share) as load:
@@ -58,7 +61,7 @@ async def try_kills(house: House, share: float) -> dict[str, Any]:
             normal = {name: round(watch.oldest(name, begun + QUIET / 2), 1) for name in bounds}
             house.say(f"under load, nothing killed: oldest of the backlog and of the outbox {normal} s")
             processes = _processes(house)
-            for kill in _kills(house):
+            for kill in kills:
                 rows.append(await _one(house, load, watch, kill, bounds))
                 house.say("  ".join(f"{key}: {value}" for key, value in rows[-1].items()))
         house.say("the load has ended; what waits is worked off")
