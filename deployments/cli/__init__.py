@@ -105,8 +105,14 @@ def build_app() -> App:
         name="downgrade",
         help="Take the tables back to an older version.",
     )
+    db.command(
+        "deployments.cli.database:backup", name="backup", help="Copy an SQLite database while it is in use."
+    )
     db.command("deployments.cli.database:state", name="state", help="Which version the tables have.")
     app.command(db)
+    app.command(
+        "deployments.cli.retention:retention", name="retention", help="Remove what has grown old."
+    )
     app.command(
         "deployments.cli.gateway:gateway", name="gateway", help="Serve the HTTP door: OAuth and status."
     )
