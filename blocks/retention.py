@@ -11,14 +11,20 @@ _FOR_EVER = "0 is for ever."
 
 def _days(default: int, reason: str, *, least: int = 1) -> Any:  # noqa: ANN401 - stands for an int, as pydantic's Field does
     return Field(
-        default=default, ge=0, le=36_500, description=f"{reason} {_FOR_EVER}", json_schema_extra={"least": least}
+        default=default,
+        ge=0,
+        le=36_500,
+        description=f"{reason} {_FOR_EVER}",
+        json_schema_extra={"least": least},
     )
 
 
 class RetentionSettings(BaseSettings):
     """Days after which what has been done with goes; 0 is for ever."""
 
-    model_config = SettingsConfigDict(env_prefix="KOMMO_RETENTION_", extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="KOMMO_RETENTION_", extra="ignore", hide_input_in_errors=True
+    )
 
     deliveries_days: int = _days(
         14, "Raw webhooks, all of whose events are worked off: their bytes only prove what was said."
@@ -36,7 +42,8 @@ class RetentionSettings(BaseSettings):
     )
     told_days: int = _days(30, "Events that the product has taken: so far back they can be told again.")
     actions_days: int = _days(
-        365, "Actions that have ended, and their idempotency keys: so long the same key gives the same answer."
+        365,
+        "Actions that have ended, and their idempotency keys: so long the same key gives the same answer.",
     )
     runs_days: int = _days(
         400,

@@ -42,9 +42,7 @@ Age = Literal[
     persist_result=False,
 )
 async def retention(
-    dry_run: Annotated[
-        bool, Field(title="Dry run", description="Only count what would go.")
-    ] = False,
+    dry_run: Annotated[bool, Field(title="Dry run", description="Only count what would go.")] = False,
     days: Annotated[
         dict[Age, Annotated[int, Field(ge=0, le=36_500)]] | None,
         Field(

@@ -46,7 +46,9 @@ def copy_sqlite(source: Path, target: Path) -> Copy:
         try:
             os.link(half, target)  # unlike a rename it never takes a file's place
         except FileExistsError:
-            raise BackupError(f"{target} is there already. A backup overwrites nothing: name another file.") from None
+            raise BackupError(
+                f"{target} is there already. A backup overwrites nothing: name another file."
+            ) from None
         _sync_folder(target.parent)
     except sqlite3.Error as error:
         raise BackupError(

@@ -10,7 +10,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, RowMapping, Table, and_, case, delete, literal, select, true, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Delete,
+    RowMapping,
+    Table,
+    and_,
+    case,
+    delete,
+    literal,
+    select,
+    true,
+    tuple_,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database

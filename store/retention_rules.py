@@ -107,9 +107,7 @@ def _run_may_go(cut: Moment) -> ColumnElement[bool]:
     )
     saved_mark = (
         select(newer.c.started_at)
-        .where(
-            newer.c.org == _RUN.c.org, exists().where(_SNAPSHOT.c.run_id == newer.c.run_id, is_saved)
-        )
+        .where(newer.c.org == _RUN.c.org, exists().where(_SNAPSHOT.c.run_id == newer.c.run_id, is_saved))
         .order_by(newer.c.started_at.desc())
         .limit(1)
         .offset(1)

@@ -49,6 +49,19 @@ def running_prefect(folder: Path, kept: Path) -> Iterator[str]:
         _end(process)
 
 
+@contextmanager
+def prefect_on(database_url: str) -> Iterator[str]:
+    """A server on this database, as it is, for as long as the block lasts; Prefect in this process talks to it."""
+    process, api = _start(database_url)
+    try:
+        with temporary_settings({PREFECT_API_URL: api, PREFECT_SERVER_DATABASE_CONNECTION_URL: database_url}):
+            yield api
+            APILogWorker.drain_all()
+            EventsWorker.drain_all()
+    finally:
+        _end(process)
+
+
 def _start_migrated(database: Path, url: str, migrated: Path) -> tuple[subprocess.Popen[bytes], str]:
     """Start on a copy of what was migrated before; whoever comes first has to migrate, the others wait for it."""
     migrated.parent.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,11 @@ def build_app() -> App:
     keys.command(
         "deployments.cli.sealing:rotate", name="rotate", help="Seal the journal of tokens with a new key."
     )
+    keys.command(
+        "deployments.cli.reencrypt:reencrypt",
+        name="reencrypt",
+        help="Write Prefect's blocks with another encryption key.",
+    )
     api = App(name="api", help="The product's keys, with which it comes to the gateway.")
     api.command("deployments.cli.keys:create", name="create", help="Make a key; it is shown once.")
     api.command("deployments.cli.keys:show", name="list", help="The keys that there are.")
@@ -110,9 +115,7 @@ def build_app() -> App:
     )
     db.command("deployments.cli.database:state", name="state", help="Which version the tables have.")
     app.command(db)
-    app.command(
-        "deployments.cli.retention:retention", name="retention", help="Remove what has grown old."
-    )
+    app.command("deployments.cli.retention:retention", name="retention", help="Remove what has grown old.")
     app.command(
         "deployments.cli.gateway:gateway", name="gateway", help="Serve the HTTP door: OAuth and status."
     )

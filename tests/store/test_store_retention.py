@@ -97,7 +97,9 @@ async def test_events_go_when_they_are_done_and_old_and_no_others(db: Database) 
 async def test_what_cannot_be_read_is_kept_until_dead_letters_go(db: Database) -> None:
     from store.inbox import save_deliveries
 
-    await save_deliveries(db, [delivery(org="", reason="not a form"), delivery(at=9 * 86_400, reason="neither")])
+    await save_deliveries(
+        db, [delivery(org="", reason="not a form"), delivery(at=9 * 86_400, reason="neither")]
+    )
     assert await remove(db, 10, deliveries=7, events=7) == {}
     assert await remove(db, 10, dead_letters=7) == {"unreadable deliveries": 1}
 
@@ -127,7 +129,9 @@ async def test_what_is_not_told_or_not_ended_stays(db: Database) -> None:
             await add_events(connection, [event], minutes(number))
     numbers = [record.id for record in await list_outbox(db, org="acme")]
     async with db.begin() as connection:
-        await connection.execute(update(_OUTBOX).where(_OUTBOX.c.id.in_(numbers[:2])).values(state="delivered"))
+        await connection.execute(
+            update(_OUTBOX).where(_OUTBOX.c.id.in_(numbers[:2])).values(state="delivered")
+        )
     assert len(numbers) == 4
     for number, state in enumerate(("intended", "sent", "unknown", "confirmed", "failed")):
         async with db.begin() as connection:
@@ -177,7 +181,9 @@ async def test_s3_history_inside_the_kept_time_is_untouched(db: Database) -> Non
     now = days + 0.5
     moments = [minutes((now - kept) * _DAY), *(minutes((day + 0.25) * _DAY) for day in range(16, days))]
     before = [_picture((await read_snapshot(db, "acme", "pipelines", at)).items) for at in moments]
-    drifts = [(await diff(db, "acme", one, other)).changes for one, other in zip(runs[15:], runs[16:], strict=False)]
+    drifts = [
+        (await diff(db, "acme", one, other)).changes for one, other in zip(runs[15:], runs[16:], strict=False)
+    ]
     whole = (await diff(db, "acme", runs[15], runs[-1])).changes
     went = await remove(db, now, runs=kept)
     assert went["versions of pipeline"] > 0
@@ -255,13 +261,17 @@ async def test_a_row_that_came_to_life_meanwhile_stays(db: Database) -> None:
 
     def replayed_before(**options: Any) -> Any:
         db.begin = begin  # type: ignore[method-assign]
-        return _after(begin, update(EVENTS).where(EVENTS.c.unique_key == "a").values(state="pending"), options)
+        return _after(
+            begin, update(EVENTS).where(EVENTS.c.unique_key == "a").values(state="pending"), options
+        )
 
     db.begin = replayed_before  # type: ignore[method-assign]
     done = await remove_old(db, rule, Ages({"dead_letters": 1}), now=minutes(0) + timedelta(days=9))
     assert done.rows == 1
     async with db.read() as connection:
-        [(delivery_id, state)] = (await connection.execute(select(EVENTS.c.delivery_id, EVENTS.c.state))).all()
+        [(delivery_id, state)] = (
+            await connection.execute(select(EVENTS.c.delivery_id, EVENTS.c.state))
+        ).all()
     assert state == "pending"
     assert len(await delivery_events(db, delivery_id)) == 1
 
