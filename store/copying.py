@@ -1,4 +1,4 @@
-"""A copy of an SQLite database while others write to it: whole, of one moment, checked, and only then under its name."""
+"""A copy of an SQLite database while others write to it: whole, of one moment, and checked before it has its name."""
 
 import contextlib
 import hashlib

@@ -67,13 +67,12 @@ def ages_of(days: Mapping[str, int] | None = None) -> Ages:
     try:
         settings = RetentionSettings()
         if days:
-            settings = RetentionSettings(
-                **{f"{name}_days": value for name, value in days.items()}, orgs=settings.orgs
-            )
             if unknown := sorted(set(days) - set(settings.days)):
                 raise RetentionSetupError(
                     f"There is no age called {unknown[0][:40]!r}. The ages are {', '.join(sorted(settings.days))}."
                 )
+            for_once = {f"{name}_days": value for name, value in days.items()}
+            settings = RetentionSettings.model_validate(settings.model_dump() | for_once)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"]))

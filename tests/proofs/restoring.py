@@ -2,13 +2,18 @@
 
 import asyncio
 import os
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from store.copying import copy_sqlite
+import prefect
 
+from store.copying import copy_sqlite
+from tests.conftest import KEPT
+
+MIGRATED = KEPT / f"prefect-{prefect.__version__}.db"
 POSTGRES_URL = os.environ.get("KOMMO_TEST_POSTGRES_URL", "")
 
 
@@ -30,6 +35,8 @@ class SqliteKeeper:
     async def prepare(self) -> None:
         for name in ("before", "after", "backups"):
             (self.folder / name).mkdir(mode=0o700)
+        if MIGRATED.exists():  # a server that has to make its tables takes minutes on a busy machine
+            shutil.copyfile(MIGRATED, self._file("prefect", new=False))
 
     def url(self, what: str, *, new: bool = False) -> str:
         return f"sqlite+aiosqlite:///{self._file(what, new=new)}"

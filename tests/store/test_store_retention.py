@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -115,10 +116,10 @@ async def test_an_org_may_have_ages_of_its_own(db: Database) -> None:
     went = await remove(db, 10, orgs=own, events=8, deliveries=8)
     assert went == {"deliveries": 2 + 7 + 2, "events": 2 + 7 + 2}
     async with db.read() as connection:
-        left = dict(
-            (row[0], row[1])
+        left = {
+            row[0]: row[1]
             for row in await connection.execute(select(EVENTS.c.org, func.count()).group_by(EVENTS.c.org))
-        )
+        }
     assert left == {"acme": 6, "beta": 1, "gamma": 8, "zeta": 6}
 
 
@@ -181,9 +182,7 @@ async def test_s3_history_inside_the_kept_time_is_untouched(db: Database) -> Non
     now = days + 0.5
     moments = [minutes((now - kept) * _DAY), *(minutes((day + 0.25) * _DAY) for day in range(16, days))]
     before = [_picture((await read_snapshot(db, "acme", "pipelines", at)).items) for at in moments]
-    drifts = [
-        (await diff(db, "acme", one, other)).changes for one, other in zip(runs[15:], runs[16:], strict=False)
-    ]
+    drifts = [(await diff(db, "acme", one, other)).changes for one, other in pairwise(runs[15:])]
     whole = (await diff(db, "acme", runs[15], runs[-1])).changes
     went = await remove(db, now, runs=kept)
     assert went["versions of pipeline"] > 0
@@ -192,9 +191,7 @@ async def test_s3_history_inside_the_kept_time_is_untouched(db: Database) -> Non
     assert after == before
     left = [record.run_id for record in await list_runs(db, "acme", 100)]
     assert left == runs[:14:-1]  # from the one that says what held when the kept time begins
-    assert [
-        (await diff(db, "acme", one, other)).changes for one, other in zip(runs[15:], runs[16:], strict=False)
-    ] == drifts
+    assert [(await diff(db, "acme", one, other)).changes for one, other in pairwise(runs[15:])] == drifts
     assert (await diff(db, "acme", runs[15], runs[-1])).changes == whole
     # What is before is said to be gone, not shown wrongly.
     with pytest.raises(NoSnapshotError):
@@ -221,7 +218,7 @@ async def test_s3_an_org_that_is_seldom_synced_keeps_something_to_compare(db: Da
 
 async def test_t3_a_pair_that_may_still_be_needed_stays(db: Database) -> None:
     await connect(db, "a")
-    for number, (used, fresh) in enumerate(("ab", "bc", "cd")):
+    for number, (used, fresh) in enumerate((("a", "b"), ("b", "c"), ("c", "d"))):
         await append(db, used, fresh, at=(number + 1) * _DAY)
         await step_on(db, fresh, at=(number + 1) * _DAY)
     await append(db, "b", "x", at=2 * _DAY)  # a sibling that never came to its block
