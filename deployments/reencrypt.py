@@ -8,13 +8,16 @@ import json
 from dataclasses import dataclass
 
 from cryptography.fernet import Fernet, InvalidToken
-from prefect.server.database import provide_database_interface
-from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
-from sqlalchemy import delete, select
+from prefect.server.utilities.database import JSON, UUID
+from sqlalchemy import Text, column, delete, select, table, update
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from tasks.errors import DataPlaneError
 
 _KEY = "ENCRYPTION_KEY"
+# Of Prefect's tables what is needed here; its own models can only be had for the one database that a process is set to.
+_BLOCK = table("block_document", column("id", UUID()), column("name", Text()), column("data", JSON()))
+_SETTING = table("configuration", column("key", Text()), column("value", JSON()))
 
 
 class ReencryptError(DataPlaneError):
@@ -42,34 +45,38 @@ async def reencrypt_blocks(database_url: str, old_key: str | None, new_key: str)
         ReencryptError: a key is none, or a block opens with neither; nothing was changed.
     """
     new = _fernet(new_key, "new")
-    with temporary_settings({PREFECT_SERVER_DATABASE_CONNECTION_URL: database_url}):
-        db = provide_database_interface()
-        async with db.session_context(begin_transaction=True, with_for_update=True) as session:
-            kept = (
-                await session.execute(select(db.Configuration).where(db.Configuration.key == _KEY))
-            ).scalar_one_or_none()
-            if old_key is None and kept is None:
-                raise ReencryptError(
-                    "There is no key in Prefect's database: its blocks are encrypted with one from the server's "
-                    "environment. Give that one as KOMMO_OLD_ENCRYPTION_KEY."
-                )
-            old = _fernet(old_key or str(kept.value["fernet_key"] if kept else ""), "old")
-            written = already = 0
-            for block in (await session.execute(select(db.BlockDocument).with_for_update())).scalars():
-                token = str(block.data).encode()
-                if _opens(new, token):
-                    already += 1
-                    continue
-                if not _opens(old, token):
-                    raise ReencryptError(
-                        f"The block {block.name!r} opens with neither key. Nothing was changed; find the key that it "
-                        "was written with."
-                    )
-                block.data = new.encrypt(old.decrypt(token)).decode()
-                written += 1
-            # It would open a copy of the database from before, and nothing else.
-            if kept is not None:
-                await session.execute(delete(db.Configuration).where(db.Configuration.key == _KEY))
+    engine = create_async_engine(database_url)
+    try:
+        async with engine.begin() as connection:
+            return await _reencrypt(connection, old_key, new)
+    finally:
+        await engine.dispose()
+
+
+async def _reencrypt(connection: AsyncConnection, old_key: str | None, new: Fernet) -> Reencrypted:
+    kept = (await connection.execute(select(_SETTING.c.value).where(_SETTING.c.key == _KEY))).scalar()
+    if old_key is None and kept is None:
+        raise ReencryptError(
+            "There is no key in Prefect's database: its blocks are encrypted with one from the server's environment. "
+            "Give that one as KOMMO_OLD_ENCRYPTION_KEY."
+        )
+    old = _fernet(old_key or str(kept["fernet_key"]), "old")
+    written = already = 0
+    blocks = await connection.execute(select(_BLOCK.c.id, _BLOCK.c.name, _BLOCK.c.data).with_for_update())
+    for number, name, data in blocks.all():
+        token = str(data).encode()
+        if _opens(new, token):
+            already += 1
+        elif _opens(old, token):
+            fresh = new.encrypt(old.decrypt(token)).decode()
+            await connection.execute(update(_BLOCK).where(_BLOCK.c.id == number).values(data=fresh))
+            written += 1
+        else:
+            raise ReencryptError(
+                f"The block {name!r} opens with neither key. Nothing was changed; find the key it was written with."
+            )
+    if kept is not None:  # it would open a copy of the database from before, and nothing else
+        await connection.execute(delete(_SETTING).where(_SETTING.c.key == _KEY))
     return Reencrypted(written, already, kept is not None)
 
 

@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -56,8 +57,10 @@ def prefect_on(database_url: str) -> Iterator[str]:
     try:
         with temporary_settings({PREFECT_API_URL: api, PREFECT_SERVER_DATABASE_CONNECTION_URL: database_url}):
             yield api
-            APILogWorker.drain_all()
-            EventsWorker.drain_all()
+            # Where a loop runs they would give coroutines in place of waiting, so it is done where none does.
+            with ThreadPoolExecutor(1) as aside:
+                aside.submit(APILogWorker.drain_all).result()
+                aside.submit(EventsWorker.drain_all).result()
     finally:
         _end(process)
 
