@@ -11,6 +11,7 @@ from tasks.reports import FleetReport, SyncReport
 if TYPE_CHECKING:
     from store.actions import ActionRecord
     from tasks.refresh_due import RefreshReport
+    from tasks.retention import RetentionReport
     from tasks.webhook_health import HealthReport
 
 _NAMED = 20  # orgs in a sentence
@@ -144,6 +145,22 @@ class WebhookHealthFailedError(DataPlaneError):
         org, reason = next(iter(sorted(report.failed.items())))
         super().__init__(
             f"The webhooks of none of {report.failures} orgs could be looked at. The first, {org}: {reason}"
+        )
+
+
+class RetentionSetupError(DataPlaneError):
+    """An age of the retention cannot be used."""
+
+
+class RetentionFailedError(DataPlaneError):
+    """A rule of the retention did not come to its end; what others removed, and what it had removed itself, is gone."""
+
+    def __init__(self, report: "RetentionReport") -> None:
+        self.report = report
+        first = report.failed[0]
+        super().__init__(
+            f"{len(report.failed)} of {len(report.rules)} rules of the retention failed; the others are done, and the "
+            f"next run goes on. The first, {first.rule}: {first.failed}"
         )
 
 

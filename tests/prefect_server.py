@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -45,6 +46,21 @@ def running_prefect(folder: Path, kept: Path) -> Iterator[str]:
             # While there is someone to send it to: at exit it would be retried for a minute.
             APILogWorker.drain_all()
             EventsWorker.drain_all()
+    finally:
+        _end(process)
+
+
+@contextmanager
+def prefect_on(database_url: str) -> Iterator[str]:
+    """A server on this database, as it is, for as long as the block lasts; Prefect in this process talks to it."""
+    process, api = _start(database_url)
+    try:
+        with temporary_settings({PREFECT_API_URL: api, PREFECT_SERVER_DATABASE_CONNECTION_URL: database_url}):
+            yield api
+            # Where a loop runs they would give coroutines in place of waiting, so it is done where none does.
+            with ThreadPoolExecutor(1) as aside:
+                aside.submit(APILogWorker.drain_all).result()
+                aside.submit(EventsWorker.drain_all).result()
     finally:
         _end(process)
 
