@@ -1,11 +1,10 @@
 """`kommo status` for a fleet: who is broken, why, since when, and what to do."""
 
+import io
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -92,7 +91,7 @@ async def test_a_fleet_is_filtered_sorted_and_paged(
 
 @pytest.mark.usefixtures("fleet")
 async def test_each_broken_one_says_why_and_what_to_do(cli: Cli) -> None:
-    said = cli.run("status", "--broken")
+    said = cli("status", "--broken")
     assert said.code == 0, said.err
     lines = said.out.splitlines()
     assert lines[0] == (
@@ -106,7 +105,7 @@ async def test_each_broken_one_says_why_and_what_to_do(cli: Cli) -> None:
     ):
         assert why in line
         assert step in line
-    rows = json.loads(cli.run("status", "--json").out)
+    rows = json.loads(cli("status", "--json").out)
     assert {row["org"] for row in rows if row["broken"]} == set(BROKEN)
     assert all((row["next_step"] is not None) == row["broken"] for row in rows)
 
@@ -124,7 +123,7 @@ async def test_each_broken_one_says_why_and_what_to_do(cli: Cli) -> None:
     ],
 )
 def test_wrong_use_is_said_with_code_2(wrong: list[str], sqlite_cli: Cli) -> None:
-    assert sqlite_cli.run("status", *wrong).code == 2
+    assert sqlite_cli("status", *wrong).code == 2
 
 
 @pytest.mark.usefixtures("fleet")
@@ -133,7 +132,7 @@ async def test_a_screen_of_the_watch_has_the_summary_and_how_to_leave(installati
 
     async with open_database(installation) as database:
         look = await look_at_fleet(database, FleetView(sort="state"))
-    console = Console(width=200, height=24, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console = Console(width=200, height=24, record=True, file=io.StringIO())
     console.print(drawn(look, 2.0))
     screen = console.export_text()
     assert "4 connected: 1 well, 3 broken" in screen
@@ -141,10 +140,15 @@ async def test_a_screen_of_the_watch_has_the_summary_and_how_to_leave(installati
     assert screen.index("bert") < screen.index("anna")
 
 
-async def test_a_piped_watch_tells_changes_and_ends_well(database_file: Settings) -> None:
-    async with open_database(database_file) as database:
+async def test_a_piped_watch_tells_changes_and_ends_well(installation: Settings) -> None:
+    async with open_database(installation) as database:
         await _fleet(database)
-        command = [sys.executable, "-m", "deployments.cli", "status", "--watch", "--every", "0.2"]
+        command = [
+            sys.executable,
+            "-c",
+            "from deployments.cli import main; main()",
+            *["status", "-w", "--every", "0.2"],
+        ]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as watching:  # noqa: ASYNC220
             assert watching.stdout is not None
             assert "3 broken" in watching.stdout.readline()
@@ -158,6 +162,5 @@ async def test_a_piped_watch_tells_changes_and_ends_well(database_file: Settings
                 now=NOW,
             )
             assert "bert: connected" in watching.stdout.readline()
-            time.sleep(0.1)  # noqa: ASYNC251
             watching.send_signal(signal.SIGINT)
             assert watching.wait(20) == 0
