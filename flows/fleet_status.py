@@ -1,7 +1,7 @@
 """Fleet status: the whole installation at one look, every few minutes.
 
-The story: which connections are broken, what waits, what is late; show it as the artifact `kommo-fleet`; where the whole
-has gone wrong or is well again, tell it once by an event, for automations.
+The story: which connections are broken, what waits, what is late; show it as the artifact `kommo-fleet`; where the
+whole has gone wrong or is well again, tell it once by an event, for automations.
 """
 
 from typing import Annotated

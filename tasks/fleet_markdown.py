@@ -41,10 +41,10 @@ def fleet_markdown(fleet: FleetLook, figures: FleetFigures, alarms: Sequence[Ala
     for alarm in alarms:
         said = _SAID.get(alarm.name, f"`{alarm.name}`")
         lines.append(f"- ⚠️ since {alarm.since:%Y-%m-%d %H:%M}: {said}")
-    for stop in figures.stops:
-        lines.append(
-            f"- ⛔ requests of `{escaped(stop.key)}` are stopped for {_span(stop.seconds)} more: {escaped(stop.reason)}"
-        )
+    lines += [
+        f"- ⛔ requests of `{escaped(stop.key)}` are stopped for {_span(stop.seconds)} more: {escaped(stop.reason)}"
+        for stop in figures.stops
+    ]
     if alarms or figures.stops:
         lines.append("")
     lines += _broken(fleet, now)
