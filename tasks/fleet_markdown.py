@@ -16,6 +16,7 @@ _SAID = {
     "kommo.backlog.stale": "the backlog stands still: is a worker alive? `kommo webhooks backlog`",
 }
 _STEP = 120
+_WORST = 5
 
 
 def fleet_markdown(fleet: FleetLook, figures: FleetFigures, alarms: Sequence[Alarm], now: datetime) -> str:
@@ -89,7 +90,8 @@ def _figures(figures: FleetFigures) -> list[str]:
         "nothing compared" if share is None else f"{percent(share)} of {_number(figures.changes)} changes"
     )
     if figures.incomplete:
-        complete += f"; {_number(len(figures.incomplete))} orgs under {LOW:.0%}"
+        worst = ", ".join(f"{escaped(org)} {percent(share)}" for org, share in figures.incomplete[:_WORST])
+        complete += f"; {_number(len(figures.incomplete))} orgs under {LOW:.0%}, lowest: {worst}"
     rows = [
         ("webhook events", backlog),
         (

@@ -34,7 +34,6 @@ STALE_SECONDS = 300.0
 _AGAIN = timedelta(hours=1)
 _COMPARED_WITHIN = timedelta(days=2)
 _SHOWN = 50
-_ORGS_TOLD = 20
 
 Emit = Callable[[str, Mapping[str, Any], uuid.UUID], None]
 """Emits an event: its name, its payload, its id."""
@@ -120,8 +119,8 @@ def _observed(figures: FleetFigures, growing: Alarm | None, now: datetime) -> li
                 "completeness": None if share is None else round(share, 5),
                 "changes": figures.changes,
                 "arrived": figures.arrived,
+                # How many, and not which: these figures are kept, and outlive an org that is erased.
                 "orgs_under": len(figures.incomplete),
-                "orgs": [org for org, _ in figures.incomplete[:_ORGS_TOLD]],
             },
         ),
         Observed(

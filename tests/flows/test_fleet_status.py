@@ -110,7 +110,7 @@ async def test_low_completeness_is_told_once_hourly_and_when_it_is_over(database
     await tell_alarms(database, looked.due, clock, told)
     ((name, payload, _),) = told.events
     assert name == COMPLETENESS_LOW
-    assert (payload["completeness"], payload["orgs"]) == (0.989, ["acme"])
+    assert (payload["completeness"], payload["orgs_under"]) == (0.989, 1)
     told.events.clear()
     for minutes, names in ((5, []), (59, []), (60, [COMPLETENESS_LOW]), (65, []), (120, [COMPLETENESS_LOW])):
         clock.at = BEGIN + timedelta(minutes=minutes)
