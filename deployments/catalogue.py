@@ -243,6 +243,18 @@ CATALOGUE: tuple[Entry, ...] = (
         tags=("fleet",),
     ),
     Entry(
+        "flows.fleet_status.fleet_status",
+        "every-five-minutes",
+        Queue.STEADY,
+        does="Looks at the whole installation: who is broken, what waits, what is late. Shows it as the artifact "
+        "`kommo-fleet`, and emits an event where the whole has gone wrong, or is well again.",
+        by_hand="To see how things stand now; `kommo status` says the same at a terminal.",
+        costs=f"No request to Kommo, some twenty queries, one artifact, and {_START}.",
+        cron="2-59/5 * * * *",
+        limit=1,
+        tags=("fleet",),
+    ),
+    Entry(
         "flows.fleet_sync.full_crm_sync_all",
         "nightly",
         Queue.BULK,

@@ -2,6 +2,7 @@
 
 from store.tables.access import ApiKeyRow, OAuthStateRow
 from store.tables.actions import ActionRow
+from store.tables.alarms import FleetAlarmRow
 from store.tables.base import StoreModel, Version, metadata, table_of
 from store.tables.budget import RateBudgetRow
 from store.tables.connection import Connection
@@ -34,6 +35,7 @@ __all__ = [
     "CrmUser",
     "CustomField",
     "CustomFieldEnum",
+    "FleetAlarmRow",
     "LossReason",
     "OAuthStateRow",
     "OutboxEndpointRow",
