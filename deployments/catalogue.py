@@ -243,6 +243,18 @@ CATALOGUE: tuple[Entry, ...] = (
         tags=("fleet",),
     ),
     Entry(
+        "flows.retention.retention",
+        "nightly",
+        Queue.BULK,
+        does="Removes what has been done with and has grown old, every night at 01:15 UTC, before the nightly sync. "
+        "Never what is still to be worked, told or shown; docs/retention.md has the ages.",
+        by_hand="With `dry_run`, to see what an age would remove.",
+        costs=f"No request. A walk over what is old, a thousand rows to a transaction; and {_START}.",
+        cron="15 1 * * *",
+        limit=1,
+        tags=("fleet",),
+    ),
+    Entry(
         "flows.fleet_sync.full_crm_sync_all",
         "nightly",
         Queue.BULK,
