@@ -60,7 +60,7 @@ async def _reencrypt(connection: AsyncConnection, old_key: str | None, new: Fern
             "There is no key in Prefect's database: its blocks are encrypted with one from the server's environment. "
             "Give that one as KOMMO_OLD_ENCRYPTION_KEY."
         )
-    old = _fernet(old_key or str(kept["fernet_key"]), "old")
+    old = _fernet(old_key or (str(kept["fernet_key"]) if kept else ""), "old")
     written = already = 0
     blocks = await connection.execute(select(_BLOCK.c.id, _BLOCK.c.name, _BLOCK.c.data).with_for_update())
     for number, name, data in blocks.all():
