@@ -58,7 +58,9 @@ def _broken(fleet: FleetLook, now: datetime) -> list[str]:
         return []
     lines = ["| broken | state | for | why | what to do |", "| --- | --- | --- | --- | --- |"]
     for row in fleet.connections:
-        since = _span((now - row["state_since"]).total_seconds())
+        # Of a subscription only is known that it was off when it was looked at.
+        deaf = row["state"] == "connected"
+        since = "–" if deaf else _span((now - row["state_since"]).total_seconds())
         lines.append(
             f"| {escaped(row['org'])} | {_state(row)} | {since} | {escaped(_why(row), _STEP)} "
             f"| {escaped(row['next_step'] or '', _STEP)} |"

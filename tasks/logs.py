@@ -17,6 +17,8 @@ from store.reference import current_reference
 
 SETTING: Final = "KOMMO_LOG_FORMAT"
 OWN: Final = ("gateway", "flows", "tasks", "store", "kommo")
+# Prefect looks for its handlers by name when it adjusts levels, and sets all up anew if one of them is gone.
+_REPLACED: list[logging.Handler] = []
 _FIELDS: Final = ("request_id", "org", "delivery", "event", "run")
 
 
@@ -75,12 +77,13 @@ def log_json() -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [ours], False
         logger.setLevel(logging.INFO)
-    for name, found in list(logging.root.manager.loggerDict.items()):
-        if name.partition(".")[0] == "prefect" and isinstance(found, logging.Logger):
+    for found in [logging.root, *logging.root.manager.loggerDict.values()]:
+        if isinstance(found, logging.Logger):
             # Only what goes to the console; what goes to Prefect's API stays.
-            found.handlers = [
-                ours if type(one).__name__ == "PrefectConsoleHandler" else one for one in found.handlers
-            ]
+            consoles = [one for one in found.handlers if type(one).__name__ == "PrefectConsoleHandler"]
+            if consoles:
+                _REPLACED.extend(consoles)
+                found.handlers = [ours, *(one for one in found.handlers if one not in consoles)]
 
 
 def _flow_run() -> str | None:

@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -118,3 +120,21 @@ def test_a_process_logs_json_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatc
     assert not wants_json("json")
     monkeypatch.setenv("KOMMO_LOG_FORMAT", "JSON")
     assert wants_json()
+
+
+def test_a_process_that_runs_flows_logs_prefects_lines_and_ours_alike() -> None:
+    code = (
+        "import logging, flows\n"
+        "from prefect.logging import get_logger\n"
+        "from prefect.logging.configuration import setup_logging\n"
+        "setup_logging()\n"  # as Prefect does again when a run begins
+        "get_logger('runner').warning('theirs')\n"
+        "logging.getLogger('tasks.any').info('ours', extra={'org': 'acme', 'request_id': 'req-1'})\n"
+    )
+    environment = {**os.environ, "KOMMO_LOG_FORMAT": "json"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60, check=True
+    )
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["message"] for line in lines] == ["theirs", "ours"]
+    assert (lines[1]["org"], lines[1]["request_id"]) == ("acme", "req-1")
