@@ -152,7 +152,9 @@ _ROWS = (
         absent_statuses=frozenset({403, 404, 405}),
         source="[I strong: does not exist at Kommo; §3.13]",
     ),
-    _entities("leads", "contacts", "loss_reason", "source_id", "catalog_elements", source="[D K/leads-list; §3.5]"),
+    _entities(
+        "leads", "contacts", "loss_reason", "source_id", "catalog_elements", source="[D K/leads-list; §3.5]"
+    ),
     _entities("contacts", "leads", source="[D §3.6]"),
     _entities("companies", "contacts", "leads", source="[D §3.6]"),
     _entities("tasks", source="[D §3.8]"),

@@ -76,7 +76,9 @@ class RecordKind:
         return self.resource.id_key
 
 
-_SPANS = "order and filter by updated_at are documented [D §2.6]; where the filter is not sold, that is noticed"
+_SPANS = (
+    "order and filter by updated_at are documented [D §2.6]; where the filter is not sold, that is noticed"
+)
 _SHORT = "a short list without a documented order or filter by time; read whole"
 
 
@@ -88,7 +90,9 @@ def _whole(name: str) -> RecordKind:
     return RecordKind(name, CATALOGUE[name], Reading.WHOLE, None, _SHORT, Proof.TWO_READINGS)
 
 
-_NOTES = "order by updated_at [D §2.6], filter by it [D A]; Kommo's page names none: an ignored one is noticed"
+_NOTES = (
+    "order by updated_at [D §2.6], filter by it [D A]; Kommo's page names none: an ignored one is noticed"
+)
 
 _ALL = (
     _spans("leads", Proof.BY_ID),

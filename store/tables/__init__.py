@@ -18,7 +18,7 @@ from store.tables.crm import (
 )
 from store.tables.inbox import BacklogTurnRow, WebhookDeliveryRow, WebhookEventRow, WebhookKeyRow
 from store.tables.outbox import ConnectionAuditRow, OutboxEndpointRow, OutboxRow, OutboxTurnRow
-from store.tables.records import RecordRow, WebhookCompletenessRow, WebhookSubscriptionRow
+from store.tables.records import RecordRow, RecordSyncRow, WebhookCompletenessRow, WebhookSubscriptionRow
 from store.tables.runs import Snapshot, SnapshotHead, SyncRun
 from store.tables.tokens import RefreshClaimRow, TokenJournalRow
 
@@ -42,6 +42,7 @@ __all__ = [
     "PipelineStatus",
     "RateBudgetRow",
     "RecordRow",
+    "RecordSyncRow",
     "RefreshClaimRow",
     "Snapshot",
     "SnapshotHead",
