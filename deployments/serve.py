@@ -17,6 +17,7 @@ from flows.deliver_events import deliver_events
 from flows.fleet_sync import full_crm_sync_all
 from flows.full_sync import full_crm_sync
 from flows.reconcile import reconcile
+from flows.sync_records import sync_records
 from flows.token_refresh import token_refresh
 from flows.webhook_backlog import webhook_backlog
 from flows.webhook_health import webhook_health
@@ -33,6 +34,11 @@ async def main() -> None:
             name="on-demand",
             tags=["kommo"],
             description="Sync one org, when somebody or something asks for it.",
+        ),
+        await sync_records.ato_deployment(
+            name="on-demand",
+            tags=["kommo"],
+            description="Read one org's records: what changed since the last reading, or everything.",
         ),
         await connect_account.ato_deployment(
             name="on-demand",

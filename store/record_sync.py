@@ -4,7 +4,7 @@ A page and the place behind it are committed together, so that a killed reading 
 not seen since it began may be gone, and whoever concludes that has a proof for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -15,12 +15,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database, insert_on
 from store.errors import StoreError
-from store.mirror import ChangeKind, RecordState, save_records
+from store.mirror import Change, ChangeKind, RecordState, mark_gone, save_records
 from store.mirror_rows import NewRecord
+from store.outbox import OutboxEvent, add_events
 from store.tables import RecordRow, RecordSyncRow, table_of
 
 _SYNC = table_of(RecordSyncRow)
 _RECORD = table_of(RecordRow)
+
+
+Tell = Callable[[Mapping[int, Change]], Awaitable[Sequence[OutboxEvent]]]
 
 
 class RecordMode(StrEnum):
@@ -135,6 +139,7 @@ async def save_page(
     requests: int,
     now: datetime,
     seen_until: int | None = None,
+    tell: Tell | None = None,
 ) -> PageSaved:
     """Store a page and what is left behind it, in one transaction.
 
@@ -146,6 +151,7 @@ async def save_page(
         requests: how many requests were sent since the page before.
         now: the present time.
         seen_until: the newest time of Kommo's that was seen.
+        tell: gives what the product is to be told of the changes, in the same transaction.
 
     Raises:
         ReadingTakenOverError: another run reads this kind now; nothing was stored.
@@ -161,6 +167,8 @@ async def save_page(
             values["seen_until"] = seen_until
         await _mine(connection, reading, values)
         changes = await save_records(connection, reading.org, reading.entity, records, "sync", now=now)
+        if tell is not None:
+            await add_events(connection, await tell(changes), now)
     saved = PageSaved()
     for change in changes.values():
         if change.kind in {ChangeKind.CREATED, ChangeKind.RESTORED}:
@@ -195,6 +203,41 @@ async def unseen(
         query = query.where(_RECORD.c.record_id > after)
     async with db.read() as connection:
         return list((await connection.execute(query.order_by(_RECORD.c.record_id).limit(limit))).scalars())
+
+
+async def bury(
+    db: Database,
+    reading: RecordSync,
+    ids: Sequence[int],
+    *,
+    read_at: datetime,
+    now: datetime,
+    tell: Callable[[Sequence[int]], Sequence[OutboxEvent]] | None = None,
+) -> int:
+    """Note that records are gone, of which that is proved.
+
+    Args:
+        db: the store.
+        reading: from `begin_reading`.
+        ids: which ones.
+        read_at: a moment before that was asked; who has read one later knows better.
+        now: the present time.
+        tell: gives what the product is to be told of those that were there, in the same transaction.
+
+    Returns:
+        How many were there before.
+
+    Raises:
+        ReadingTakenOverError: another run reads this kind now.
+    """
+    async with db.begin() as connection:
+        await _mine(connection, reading, {"reason": None})
+        gone = await mark_gone(
+            connection, reading.org, reading.entity, ids, RecordState.DELETED, now=read_at, source="sync"
+        )
+        if tell is not None:
+            await add_events(connection, tell(sorted(gone)), now)
+    return len(gone)
 
 
 async def end_reading(

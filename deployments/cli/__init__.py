@@ -89,6 +89,7 @@ def build_app() -> App:
     )
     app.command(events)
     app.command(_actions())
+    app.command(_records())
     snapshot = App(
         name="snapshot", help="Look at what was read: now, at any time, and what changed between runs."
     )
@@ -136,6 +137,18 @@ def _actions() -> App:
     action.command(f"{place}:show", name="show", help="One action, with what was asked for.")
     action.command(f"{place}:settle", name="settle", help="Go on with what was left behind.")
     return action
+
+
+def _records() -> App:
+    place = "deployments.cli.records"
+    records = App(name="records", help="Leads, contacts, tasks, notes …: read them, count them, ask in SQL.")
+    records.command(
+        f"{place}:sync", name="sync", help="Read what changed since the last time, or everything."
+    )
+    records.command(f"{place}:count", name="count", help="How many of each kind there are, and how fresh.")
+    records.command(f"{place}:show", name="show", help="Records of one kind, or one of them whole.")
+    records.command(f"{place}:sql", name="sql", help="Ask in SQL; nothing can be changed by it.")
+    return records
 
 
 def _version() -> str:
