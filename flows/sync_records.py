@@ -1,8 +1,8 @@
 """The records: leads, contacts, companies, tasks, notes, talks, events … read into the mirror, whole or what changed.
 
 The story: one kind after the other, each page by page under the shared request budget; a page and the place behind it
-are stored together, so that a run that was killed is gone on with; what a whole reading has not seen is looked at before
-it counts as gone. Webhooks write the same rows by the same rule.
+are stored together, so that a run that was killed is gone on with; what a whole reading has not seen is looked at
+before it counts as gone. Webhooks write the same rows by the same rule.
 """
 
 from typing import Annotated
@@ -35,7 +35,7 @@ async def sync_records(
         RecordMode,
         Field(
             title="Mode",
-            description="What changed since the last reading, or everything. What cannot be read by time is read whole.",
+            description="What changed since the last reading, or everything; some kinds can only be read whole.",
         ),
     ] = RecordMode.INCREMENTAL,
 ) -> RecordsReport:

@@ -186,8 +186,10 @@ async def show(
 
 
 async def sql(question: str, *, limit: int = 1_000, json: bool = False) -> None:
-    """Ask in SQL. Tables: record, record_sync; views: current_leads, current_contacts, current_companies,
-    current_tasks, record_field_value, record_link, record_tag. Nothing can be changed by it.
+    """Ask in SQL; nothing can be changed by it.
+
+    Tables: record, record_sync. Views: current_leads, current_contacts, current_companies, current_tasks,
+    record_field_value, record_link, record_tag.
 
     Args:
         question: One SELECT; - reads it from standard input.
