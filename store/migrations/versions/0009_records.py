@@ -138,7 +138,9 @@ def _columns(row: sa.RowMapping) -> dict[str, object]:
         else None,
     }
     if raw:
-        four = {name: row[name] for name in ("name", "responsible_user_id", "status_id", "pipeline_id")}
+        name = raw.get("name", raw.get("text"))  # as it came: the column holds it cleaned
+        four = {column: row[column] for column in ("responsible_user_id", "status_id", "pipeline_id")}
+        four["name"] = name if isinstance(name, str) else None
         columns["digest"] = _digest(four, raw)
     return columns
 
