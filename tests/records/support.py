@@ -1,6 +1,6 @@
 """What tests of readings share: an org whose records are read from a sandbox, and comparing the two."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from kommo.clock import SystemClock
 from kommo.hosts import parse_host
 from kommo.recordkinds import RECORD_KINDS
 from sandbox import Sandbox, SandboxConfig, running_sandbox
-from store.connections import ConnectionRecord, put_connection
+from store.connections import ConnectionRecord, get_connection, put_connection
 from store.database import Database
 from store.mirror import record_states
 from store.record_sync import RecordMode
@@ -61,10 +61,37 @@ class Archive:
 
 
 @asynccontextmanager
+async def client_of(host: str, token: str) -> AsyncIterator[KommoClient]:
+    clock = SystemClock()
+    async with KommoClient(
+        parse_host(host, allow_loopback=True),
+        StaticToken(SecretStr(token)),
+        budget=InProcessBudget({"account": 5_000, "egress": 5_000}, clock),
+        account_key="account:1",
+        clock=clock,
+    ) as client:
+        yield client
+
+
+@asynccontextmanager
+async def reading_of(
+    database: Database, host: str, token: str
+) -> AsyncIterator[Callable[[str, str], Awaitable[KindCount]]]:
+    """Reading by an org that is connected already."""
+    async with client_of(host, token) as client:
+        connection = await get_connection(database, "acme")
+
+        async def read(kind: str, mode: str) -> KindCount:
+            session = await session_of(connection, client, database, SystemClock())
+            return await KindReader(session, RECORD_KINDS[kind], RecordMode(mode)).read()
+
+        yield read
+
+
+@asynccontextmanager
 async def archive(database: Database, config: SandboxConfig) -> AsyncIterator[Archive]:
     async with running_sandbox(config) as kommo:
         access = kommo.accounts[0]
-        clock = SystemClock()
         connection = await put_connection(
             database,
             org="acme",
@@ -74,14 +101,7 @@ async def archive(database: Database, config: SandboxConfig) -> AsyncIterator[Ar
             account_name="Acme",
             subdomain=access.subdomain,
             token_kind="long_lived",
-            now=clock.now(),
+            now=SystemClock().now(),
         )
-        client = KommoClient(
-            parse_host(access.host, allow_loopback=True),
-            StaticToken(SecretStr(access.admin_token)),
-            budget=InProcessBudget({"account": 5_000, "egress": 5_000}, clock),
-            account_key=f"account:{access.account_id}",
-            clock=clock,
-        )
-        async with client:
+        async with client_of(access.host, access.admin_token) as client:
             yield Archive(database, kommo, connection, client)

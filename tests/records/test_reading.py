@@ -1,10 +1,14 @@
 """S1, S4: a reading of records ends with exactly what Kommo holds, whatever happens while it reads."""
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from store.database import Database
 from store.mirror import get_record, record_states
-from store.record_sync import RecordMode, count_records
+from store.record_sync import PageSaved, ReadingTakenOverError, RecordMode, count_records, save_page
+from tasks import record_reading
 from tests.records.support import archive
 from tests.syncing import quiet_config
 
@@ -107,3 +111,68 @@ async def test_s4_more_records_of_one_second_than_a_page_holds_are_all_read(db: 
             leads.change(number, updated_at=1_700_000_000)
         await org.read("leads", FULL)
         await org.assert_mirrored("leads")
+
+
+@pytest.mark.parametrize(("kind", "pages"), [("leads", 3), ("tasks", 2)])
+async def test_s1_a_reading_that_was_killed_is_gone_on_with_and_proves_nothing_gone_by_itself(
+    db: Database, monkeypatch: pytest.MonkeyPatch, kind: str, pages: int
+) -> None:
+    async with archive(db, quiet_config(accounts=1, leads=1500)) as org:
+        if kind == "tasks":
+            for number in range(760):
+                values = {"text": f"Call {number}", "complete_till": 1_900_000_000}
+                org.change("add_record", entity="tasks", values=values)
+        await org.read(kind, FULL)
+        stored = []
+
+        async def killed(*given: Any, **more: Any) -> PageSaved:
+            if len(stored) == pages:
+                raise asyncio.CancelledError
+            stored.append(await save_page(*given, **more))
+            return stored[-1]
+
+        async def nothing(*_: Any, **__: Any) -> None:
+            """A killed process says nothing."""
+
+        with monkeypatch.context() as patched:
+            patched.setattr(record_reading, "save_page", killed)
+            patched.setattr(record_reading, "fail_reading", nothing)
+            with pytest.raises(asyncio.CancelledError):
+                await org.read(kind, FULL)
+        gone = max(org.held(kind))
+        org.change("delete_record", entity=kind, id=gone)
+        again = await org.read(kind, FULL)
+        assert again.resumed
+        assert again.gone <= 1
+        total = len(org.held(kind)) + 1
+        # What was stored before is not read again, but for the second in which a page ended and what changed lately.
+        assert again.records <= total - 250 * (pages - 1)
+        await org.read(kind, FULL)
+        await org.assert_mirrored(kind)
+
+
+async def test_of_two_runs_that_read_a_kind_at_once_the_later_one_goes_on(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with archive(db, SMALL) as org:
+        once = []
+
+        async def overtaken(*given: Any, **more: Any) -> PageSaved:
+            if not once:
+                once.append(True)
+                await org.read("leads", FULL)
+            return await save_page(*given, **more)
+
+        monkeypatch.setattr(record_reading, "save_page", overtaken)
+        with pytest.raises(ReadingTakenOverError, match="nothing to do"):
+            await org.read("leads", FULL)
+        await org.assert_mirrored("leads")
+        assert (await count_records(db, "acme"))[0].sync is not None
+
+
+async def test_s1_one_who_is_not_in_a_short_list_is_gone_after_a_second_look(db: Database) -> None:
+    async with archive(db, SMALL) as org:
+        unsorted = org.sandbox.account("acme").unsorted
+        await org.read("unsorted")
+        unsorted.pop(next(iter(unsorted)))
+        assert [(await org.read("unsorted")).gone for _ in range(3)] == [0, 1, 0]
