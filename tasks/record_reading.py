@@ -39,8 +39,8 @@ from tasks.records import new_record
 
 OVERLAP = timedelta(minutes=1)
 """So far an incremental reading looks back behind what was seen: Kommo may show a change later than it dates it."""
-SKEW = timedelta(minutes=5)
-"""So far our clock may be from Kommo's where only ours says when a reading began."""
+SKEW = timedelta(minutes=2)
+"""So far our clock may be from Kommo's, whose changes before a reading began are known by it."""
 PAGES_AHEAD = 3
 _AT_ONCE = 250
 _RESUMABLE = frozenset({Reading.SPANS, Reading.BACKWARDS, Reading.WINDOW, Reading.FORWARDS})
@@ -64,6 +64,7 @@ class KindReader:
         self._counted = session.client.requests_sent
         self._newest: int | None = None
         self._unreadable: set[str] = set()
+        self._filtered = kind.reading is Reading.SPANS
         self.count = KindCount(kind=kind.name)
 
     async def read(self) -> KindCount:
@@ -104,7 +105,9 @@ class KindReader:
         finally:
             self.count.seconds = round((session.clock.now() - began).total_seconds(), 3)
         if self._unreadable:
-            self.count.note = " ".join(sorted(self._unreadable))
+            self.count.note = " ".join(
+                [*([self.count.note] if self.count.note else []), *sorted(self._unreadable)]
+            )
         return self.count
 
     async def _pages(self, reading: RecordSync) -> AsyncIterator[tuple[Any, list[NewRecord]]]:
@@ -128,6 +131,7 @@ class KindReader:
                     yield one
             except FilterIgnoredError:
                 # Not sold to this account, or not there: by id then, which takes no filter.
+                self._filtered = False
                 self.count.note = "Kommo does not filter by time here; it was read whole."
             else:
                 return
@@ -139,7 +143,7 @@ class KindReader:
     ) -> AsyncIterator[tuple[Any, list[NewRecord]]]:
         """Everything, and then once more what changed meanwhile; or what changed since the watermark."""
         full = reading.mode == RecordMode.FULL
-        begin = 0 if full or reading.watermark is None else reading.watermark - _seconds(OVERLAP)
+        begin = 0 if full or reading.watermark is None else reading.watermark
         tail = bool(position.get("tail"))
         spans = [Span(*one) for one in position["spans"]] if "spans" in position else [Span(begin)]
         pages = 0
@@ -170,8 +174,7 @@ class KindReader:
             return
         params: list[tuple[str, str]] = []
         if reading.mode == RecordMode.INCREMENTAL and reading.watermark is not None and self._kind.since:
-            since = reading.watermark - _seconds(OVERLAP)
-            params = [(f"filter[{self._kind.since}][from]", str(since))]
+            params = [(f"filter[{self._kind.since}][from]", str(reading.watermark))]
         pages = backwards(self._session.client.get, self._kind.resource, params, begin=begin)
         read_at = self._session.stamp()
         async with aclosing(pages):
@@ -183,7 +186,7 @@ class KindReader:
         since = self._kind.since
         params = [(f"filter[{since}][to]", str(self._window_end(reading)))]
         if reading.mode == RecordMode.INCREMENTAL and reading.watermark is not None:
-            params.append((f"filter[{since}][from]", str(reading.watermark - _seconds(SKEW))))
+            params.append((f"filter[{since}][from]", str(reading.watermark)))
         async for one in self._numbered(reading, params, ahead=PAGES_AHEAD):
             yield one
 
@@ -355,19 +358,17 @@ class KindReader:
         return gone
 
     def _watermark(self, reading: RecordSync) -> int | None:
-        """Until when everything is known now, by Kommo's clock."""
+        """From when on the next incremental reading has to look, by Kommo's clock."""
         if not self._kind.incremental:
             return None
         if self._kind.reading is Reading.WINDOW:
-            return self._window_end(reading)
-        # An account in which nothing has ever changed is read from its beginning again.
-        newest = max(self._newest or 0, reading.watermark or 0)
+            return self._window_end(reading) - int(SKEW.total_seconds())
+        began = int((reading.started_at - SKEW).timestamp())
+        if not self._filtered:
+            return began  # read in another order than that of the changes
         # A time that is yet to come, which a client can write, must not hide what changes until then.
-        newest = min(newest, int(self._session.stamp().timestamp()))
-        if self._kind.reading is Reading.SPANS and self.count.note is None:
-            return newest
-        # Read in another order than that of the changes: what is known is complete until it was begun.
-        return min(newest, int((reading.started_at - SKEW).timestamp()))
+        newest = min(self._newest or 0, int(self._session.stamp().timestamp()))
+        return max(newest - int(OVERLAP.total_seconds()), began)
 
     def _window_end(self, reading: RecordSync) -> int:
         return int((reading.started_at - OVERLAP).timestamp())
@@ -388,7 +389,3 @@ def _is_new(change: Change, reading: RecordSync) -> bool:
 def _note_parent(entity: str, item: Raw) -> tuple[str, int] | None:
     number = item.get("entity_id")
     return (entity, number) if isinstance(number, int) and not isinstance(number, bool) else None
-
-
-def _seconds(span: timedelta) -> int:
-    return int(span.total_seconds())
