@@ -115,10 +115,19 @@ def digest_of_record(one: NewRecord) -> str:
         "pipeline_id": one.pipeline_id,
     }
     try:
-        text = orjson.dumps([columns, without_links(one.raw)], option=orjson.OPT_SORT_KEYS)
+        text = orjson.dumps([columns, _content(one.raw)], option=orjson.OPT_SORT_KEYS)
     except TypeError:  # half a surrogate pair, or a number of more than 64 bits
         return digest_of(columns, one.raw)
     return hashlib.sha256(text).hexdigest()
+
+
+def _content(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without links: HAL has them beside the keys and in `_embedded`, not among custom fields."""
+    return {
+        key: without_links(value) if key == "_embedded" else value
+        for key, value in raw.items()
+        if key != "_links"
+    }
 
 
 def _written(raw: Mapping[str, Any]) -> tuple[WrittenJSON, WrittenJSON | None]:

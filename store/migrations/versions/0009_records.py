@@ -168,12 +168,16 @@ def _without_links(value: object) -> object:
     return [_without_links(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _digest(columns: dict[str, object], raw: object) -> str:
-    content = [columns, _without_links(raw)]
+def _digest(columns: dict[str, object], raw: dict[str, object]) -> str:
+    kept = {key: value for key, value in raw.items() if key != "_links"}
+    if "_embedded" in kept:
+        kept["_embedded"] = _without_links(kept["_embedded"])
     try:
-        text = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+        text = orjson.dumps([columns, kept], option=orjson.OPT_SORT_KEYS)
     except TypeError:
-        text = json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
+        text = json.dumps([columns, _without_links(raw)], sort_keys=True, separators=(",", ":")).encode(
+            "ascii"
+        )
     return hashlib.sha256(text).hexdigest()
 
 
