@@ -89,8 +89,8 @@ def build_app() -> App:
         "deployments.cli.events:trial", name="test", help="Try the product's address with one signed event."
     )
     app.command(events)
-    app.command(_actions())
-    app.command(_records())
+    for group in (_actions(), _records()):
+        app.command(group)
     snapshot = App(
         name="snapshot", help="Look at what was read: now, at any time, and what changed between runs."
     )
