@@ -271,8 +271,11 @@ AGELESS: Mapping[str, str] = {
     "outbox_turn": "one row for each org",
     "rate_budget": "one row for each account and outgoing address",
     "record": "the mirror: it holds what Kommo holds",
+    "fleet_alarm": "one row for each kind of alarm",
+    "record_sync": "one row for each org and kind",
     "refresh_claim": "one row for each org, whose serial only grows",
     "snapshot_head": "one row for each org and kind",
+    "sync_turn": "one row for each org",
     "webhook_key": "a few rows for each org",
     "webhook_subscription": "one row for each org",
 }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kommo.errors import ErrorKind, KommoError
 from store.errors import StoreError
+from tasks.record_reports import RecordsReport
 from tasks.reports import FleetReport, SyncReport
 
 if TYPE_CHECKING:
@@ -170,6 +171,17 @@ class SyncFailedError(DataPlaneError):
     def __init__(self, report: SyncReport) -> None:
         self.report = report
         super().__init__(f"The sync of '{report.org}' failed. {report.reason}")
+
+
+class RecordsFailedError(DataPlaneError):
+    """At least one kind of records could not be read to its end; what was read is kept, `report` says what."""
+
+    def __init__(self, report: RecordsReport) -> None:
+        self.report = report
+        super().__init__(
+            f"Not all records of '{report.org}' could be read; what was read is kept, and the next run goes on there. "
+            f"{report.reason()}"
+        )
 
 
 class FleetSyncFailedError(DataPlaneError):

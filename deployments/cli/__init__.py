@@ -94,7 +94,8 @@ def build_app() -> App:
         "deployments.cli.events:trial", name="test", help="Try the product's address with one signed event."
     )
     app.command(events)
-    app.command(_actions())
+    for group in (_actions(), _records()):
+        app.command(group)
     snapshot = App(
         name="snapshot", help="Look at what was read: now, at any time, and what changed between runs."
     )
@@ -172,6 +173,18 @@ def _database() -> App:
     )
     db.command("deployments.cli.database:state", name="state", help="Which version the tables have.")
     return db
+
+
+def _records() -> App:
+    place = "deployments.cli.records"
+    records = App(name="records", help="Leads, contacts, tasks, notes …: read them, count them, ask in SQL.")
+    records.command(
+        f"{place}:sync", name="sync", help="Read what changed since the last time, or everything."
+    )
+    records.command(f"{place}:count", name="count", help="How many of each kind there are, and how fresh.")
+    records.command(f"{place}:show", name="show", help="Records of one kind, or one of them whole.")
+    records.command(f"{place}:sql", name="sql", help="Ask in SQL; nothing can be changed by it.")
+    return records
 
 
 def _version() -> str:

@@ -20,7 +20,7 @@ from store.tables.crm import (
 from store.tables.fleet import SyncTurnRow
 from store.tables.inbox import BacklogTurnRow, WebhookDeliveryRow, WebhookEventRow, WebhookKeyRow
 from store.tables.outbox import ConnectionAuditRow, OutboxEndpointRow, OutboxRow, OutboxTurnRow
-from store.tables.records import RecordRow, WebhookCompletenessRow, WebhookSubscriptionRow
+from store.tables.records import RecordRow, RecordSyncRow, WebhookCompletenessRow, WebhookSubscriptionRow
 from store.tables.runs import Snapshot, SnapshotHead, SyncRun
 from store.tables.tokens import RefreshClaimRow, TokenJournalRow
 
@@ -45,6 +45,7 @@ __all__ = [
     "PipelineStatus",
     "RateBudgetRow",
     "RecordRow",
+    "RecordSyncRow",
     "RefreshClaimRow",
     "Snapshot",
     "SnapshotHead",
