@@ -10,7 +10,7 @@ from prefect import flow
 from pydantic import Field
 
 from blocks.settings import Settings
-from flows.token_refresh import parse_span
+from flows.parameters import parse_span
 from kommo.clock import SystemClock
 from tasks.fleet_status import FleetReport, show_fleet
 from tasks.installation import open_database
