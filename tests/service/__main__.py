@@ -49,7 +49,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.service", description=__doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="a part; by default all")
     parser.add_argument("--accounts", type=int, default=20, help="how many orgs are connected (at least 3)")
-    parser.add_argument("--kill", action="append", default=[], help="a word such as redis; by default all six")
+    parser.add_argument(
+        "--kill", action="append", default=[], help="a word such as redis; by default all six"
+    )
     parser.add_argument("--share", type=float, default=1.0, help="of the full load, while parts are killed")
     parser.add_argument("--keep", action="store_true", help="leave logs, settings and pictures behind")
     parser.add_argument("--folder", type=Path, help="where everything lies; must not exist")
