@@ -34,7 +34,7 @@ def build_app() -> App:
     app.command(
         "deployments.cli.refresh:refresh", name="refresh", help="Refresh tokens before anybody misses them."
     )
-    app.command("deployments.cli.refresh:disconnect", name="disconnect", help="Forget an org's tokens.")
+    _one_org(app)
     keys = App(name="keys", help="Keys: those that seal tokens, and those of the gateway's callers.")
     keys.command(
         "deployments.cli.sealing:rotate", name="rotate", help="Seal the journal of tokens with a new key."
@@ -121,6 +121,14 @@ def build_app() -> App:
     )
     app.command(budget)
     return app
+
+
+def _one_org(app: App) -> None:
+    app.command("deployments.cli.refresh:disconnect", name="disconnect", help="Forget an org's tokens.")
+    org = App(name="org", help="Everything that is kept of one org: given out, or removed for good.")
+    org.command("deployments.cli.org:export", name="export", help="Write all of it into one file.")
+    org.command("deployments.cli.org:erase", name="erase", help="Remove every trace of it.")
+    app.command(org)
 
 
 def _service(app: App) -> None:
