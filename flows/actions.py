@@ -38,10 +38,15 @@ Key = Annotated[
         title="Idempotency key",
         description="The same key again gives the same action, and nothing is written twice. By default the run's id.",
         max_length=200,
+        examples=["order-4711-thanks"],
     ),
 ]
-EntityId = Annotated[int, Field(title="Entity id", description="Kommo's id of it.", ge=1)]
-Text = Annotated[str, Field(title="Text", min_length=1, max_length=10_000)]
+EntityId = Annotated[
+    int,
+    Field(
+        title="Entity id", description="Kommo's id of the deal, contact or company.", ge=1, examples=[4711]
+    ),
+]
 
 
 @flow(
@@ -53,11 +58,28 @@ Text = Annotated[str, Field(title="Text", min_length=1, max_length=10_000)]
 async def send_message(
     org: Org,
     *,
-    entity_type: Annotated[Literal["leads", "contacts"], Field(title="Of a")],
+    entity_type: Annotated[
+        Literal["leads", "contacts"],
+        Field(title="Entity type", description="Whether the id is that of a deal (leads) or of a contact."),
+    ],
     entity_id: EntityId,
-    text: Text,
+    text: Annotated[
+        str,
+        Field(
+            title="Text",
+            description="What the customer reads.",
+            min_length=1,
+            max_length=10_000,
+            examples=["Your table is reserved for 7 pm."],
+        ),
+    ],
     channel: Annotated[
-        str | None, Field(title="Channel", description="Only into this channel: its id, name or origin.")
+        str | None,
+        Field(
+            title="Channel",
+            description="Only into this channel: its id, name or origin. By default wherever a conversation is open.",
+            examples=["whatsapp"],
+        ),
     ] = None,
     as_note: Annotated[
         bool,
@@ -98,14 +120,56 @@ async def send_message(
 async def create_task(
     org: Org,
     *,
-    text: Text,
-    complete_till: Annotated[int, Field(title="Due", description="Unix seconds (not milliseconds).")],
-    task_type_id: Annotated[int, Field(title="Task type", description="1 is a follow-up.", ge=1)] = 1,
+    text: Annotated[
+        str,
+        Field(
+            title="Text",
+            description="What is to be done.",
+            min_length=1,
+            max_length=10_000,
+            examples=["Call back about the offer"],
+        ),
+    ],
+    complete_till: Annotated[
+        int,
+        Field(
+            title="Due",
+            description="Until when: unix time in seconds (not milliseconds).",
+            examples=[1_800_000_000],
+        ),
+    ],
+    task_type_id: Annotated[
+        int,
+        Field(
+            title="Task type",
+            description="The account's kind of task; 1 is a follow-up, 2 a meeting. "
+            "`kommo snapshot show ORG task_types` lists them.",
+            ge=1,
+            examples=[1],
+        ),
+    ] = 1,
     responsible_user_id: Annotated[
-        int | None, Field(title="Responsible user", description="Without one, the token's own user.", ge=1)
+        int | None,
+        Field(
+            title="Responsible user",
+            description="Kommo's id of who does it; without one, the token's own user.",
+            ge=1,
+            examples=[123],
+        ),
     ] = None,
-    entity_id: Annotated[int | None, Field(title="Entity id", ge=1)] = None,
-    entity_type: Annotated[Literal["leads", "contacts", "companies"] | None, Field(title="Of a")] = None,
+    entity_id: Annotated[
+        int | None,
+        Field(
+            title="Entity id",
+            description="Kommo's id of what the task belongs to; without one it belongs to nothing.",
+            ge=1,
+            examples=[4711],
+        ),
+    ] = None,
+    entity_type: Annotated[
+        Literal["leads", "contacts", "companies"] | None,
+        Field(title="Entity type", description="What the entity id is the id of; needed with one."),
+    ] = None,
     idempotency_key: Key = None,
 ) -> ActionAnswer:
     """Create a task.
@@ -143,17 +207,23 @@ async def create_task(
 async def update_deal_field(
     org: Org,
     *,
-    deal_id: Annotated[int, Field(title="Deal id", ge=1)],
+    deal_id: Annotated[
+        int, Field(title="Deal id", description="Kommo's id of the deal.", ge=1, examples=[4711])
+    ],
     field_id: Annotated[
         int | str,
         Field(
             title="Field",
             description="A custom field's id or code, or name, price, status_id, responsible_user_id.",
+            examples=["price"],
         ),
     ],
     # Required: left out by mistake, it must not clear the field.
     value: Annotated[  # noqa: ANN401 - any JSON
-        Any, Field(title="Value", description="In the field's form; null clears a custom field.")
+        Any,
+        Field(
+            title="Value", description="The new value, as JSON; null clears a custom field.", examples=[5000]
+        ),
     ],
     idempotency_key: Key = None,
 ) -> ActionAnswer:
@@ -182,9 +252,21 @@ async def update_deal_field(
 async def add_note(
     org: Org,
     *,
-    entity_type: Annotated[Literal["leads", "contacts", "companies"], Field(title="On a")],
+    entity_type: Annotated[
+        Literal["leads", "contacts", "companies"],
+        Field(title="Entity type", description="What the entity id is the id of; a deal is one of leads."),
+    ],
     entity_id: EntityId,
-    text: Text,
+    text: Annotated[
+        str,
+        Field(
+            title="Text",
+            description="The note; people in the CRM read it, the customer does not.",
+            min_length=1,
+            max_length=10_000,
+            examples=["Asked for a second offer."],
+        ),
+    ],
     idempotency_key: Key = None,
 ) -> ActionAnswer:
     """Add a note.

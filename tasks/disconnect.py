@@ -22,7 +22,7 @@ from tasks.readers import read_account
 from tasks.session import load_connection, open_refresher
 from tasks.subscription import KEY_KNOWN_SECONDS, forget_webhook, unsubscribe_leaving
 
-_WRITING_SECONDS = 10.0
+WRITING_SECONDS = 10.0
 """Seconds that a delivery may take from the door to the disk: the intake gives a transaction up then."""
 
 
@@ -62,7 +62,7 @@ async def disconnect(
         await forget(database, org)
         if purge and had_keys:
             # What a gateway takes in yet, and what it is writing at this moment, must not outlive the purge.
-            await clock.sleep(KEY_KNOWN_SECONDS + _WRITING_SECONDS)
+            await clock.sleep(KEY_KNOWN_SECONDS + WRITING_SECONDS)
         purged = await purge_org(database, org, now=clock.now()) if purge else None
         # A refresh that was under way may have saved the block again; from now on none does: it sees the state.
         await blocks.delete(org)

@@ -1,6 +1,7 @@
 """What can go wrong above Kommo and the store; each sentence says who is at fault and what to do."""
 
 import traceback
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from kommo.errors import ErrorKind, KommoError
@@ -76,6 +77,17 @@ class RefreshUnknownError(RefreshFailedError):
 
 class ClaimLostError(RefreshFailedError):
     """This process was held up for so long that another one has taken over; nothing was sent."""
+
+
+class NotErasedError(DataPlaneError):
+    """Something goes on writing about an org that is being erased."""
+
+    def __init__(self, org: str, left: Mapping[str, int]) -> None:
+        rows = ", ".join(f"{count} in {table}" for table, count in sorted(left.items()))
+        super().__init__(
+            f"Not everything of {org!r} is gone: something has written about it meanwhile ({rows}). "
+            "Wait until what is running has ended, and erase it again."
+        )
 
 
 class AccountChangedError(DataPlaneError):

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """What to read; the product's own words (product-contract.md, door 13)."""
+    """What to read, in the product's own words."""
 
     ALL = "all"
     FUNNELS = "funnels"

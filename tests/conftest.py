@@ -22,15 +22,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.runner import (
+    runtestprotocol,
+)  # pytest's own way to run one test; plugins that repeat tests use it
 
 from blocks.settings import Settings
-from tests.turns import my_turn
+from tests.turns import LATE, my_turn
 
 # The tests start dozens of processes and two workers; none of them should compile again what another has compiled.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 KEPT = Path(__file__).parents[1] / ".pytest_cache"
+FULL = os.environ.get("KOMMO_TEST_ROUNDS") == "full"
+SERVING = pytest.StashKey[contextlib.ExitStack]()
+NEEDS_QUIET = pytest.StashKey[bool]()
+AGAIN = ("again", "alone")
 POSTGRES_URL = os.environ.get("KOMMO_TEST_POSTGRES_URL", "")
 
 
@@ -45,16 +52,70 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 @pytest.hookimpl(trylast=True)  # after -k and -m have chosen
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First what needs quiet, then what takes long: so all workers end at about the same time."""
+    """First what takes long: so all workers end at about the same time."""
 
     def seconds(item: pytest.Item) -> float:
         marker = item.get_closest_marker("seconds")
         return float(marker.args[0]) if marker else 0.0
 
-    if os.environ.get("KOMMO_TEST_ROUNDS") == "full":
+    if FULL:
         for item in items:
             item.add_marker(pytest.mark.timeout(0))
-    items.sort(key=lambda item: (item.get_closest_marker("timing") is not None, seconds(item)), reverse=True)
+    items.sort(key=seconds, reverse=True)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the workers begin: they inherit where it is
+def pytest_sessionstart(session: pytest.Session) -> Iterator[None]:
+    """One server of quick commands for all workers: its imports cost as much processor time as dozens of tests."""
+    if session.config.getoption("numprocesses", None) and not session.config.option.collectonly:
+        from tests.quick.running import quick_server
+
+        stack = session.config.stash.setdefault(SERVING, contextlib.ExitStack())
+        stack.enter_context(quick_server())
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """The server ends after the last worker."""
+    try:
+        return (yield)
+    finally:
+        session.config.stash.get(SERVING, contextlib.ExitStack()).close()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """What measures time runs beside the others; only if a bound is missed there, once more with the machine to itself.
+
+    So nobody waits for a quiet that is seldom needed, and what is slow of itself still fails. What has nothing to do
+    with time fails at once. Full rounds, whose bounds are sharp, are alone from the start.
+    """
+    if FULL or item.get_closest_marker("timing") is None:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    if item.stash.get(NEEDS_QUIET, False):
+        item.user_properties.append(AGAIN)
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Note that a bound on time was missed."""
+    if call.excinfo is not None and LATE in getattr(call.excinfo.value, "__notes__", ()):
+        item.stash[NEEDS_QUIET] = True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which tests had to be repeated: one that always has to is one to mend."""
+    for report in terminalreporter.getreports("passed"):
+        if report.when == "call" and AGAIN in map(tuple, report.user_properties):
+            terminalreporter.write_line(f"passed only with the machine to itself: {report.nodeid}")
 
 
 @contextlib.contextmanager
@@ -68,21 +129,22 @@ def _turn(*, alone: bool) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup() -> Iterator[None]:
-    """Fixtures are made while no test measures time."""
+    """Fixtures are made while no test has the machine to itself."""
     with _turn(alone=False):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """A test that measures time has the machine to itself, as far as this session goes."""
-    with _turn(alone=item.get_closest_marker("timing") is not None):
+    """A test that needs quiet has the machine to itself, as far as this session goes."""
+    timing = item.get_closest_marker("timing") is not None
+    with _turn(alone=timing and (FULL or item.stash.get(NEEDS_QUIET, False))):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown() -> Iterator[None]:
-    """Fixtures end while no test measures time."""
+    """Fixtures end while no test has the machine to itself."""
     with _turn(alone=False):
         return (yield)
 
@@ -166,10 +228,11 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def quick() -> Iterator[None]:
-    """Commands as processes that begin at once: see tests/quick."""
-    from tests.quick.running import quick_server
+    """Commands as processes that begin at once: see tests/quick. All workers of a session share one server."""
+    from tests.quick.running import quick_server, wait_until_quick
 
-    with quick_server():
+    with contextlib.nullcontext() if "QUICK_SERVER" in os.environ else quick_server():
+        wait_until_quick()
         yield
 
 

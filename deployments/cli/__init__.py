@@ -6,6 +6,7 @@ store never pay for Prefect.
 
 from cyclopts import App
 
+from deployments.cli.groups import GroupedApp
 from deployments.cli.run import quiet_prefect, run_app
 
 HELP = """\
@@ -20,7 +21,7 @@ Exit codes: 0 done · 1 failed, with a sentence that says what to do · 2 wrong 
 
 def build_app() -> App:
     """The command tree."""
-    app = App(name="kommo", help=HELP, version_flags=["--version"], version=_version)
+    app = GroupedApp(name="kommo", help=HELP, version_flags=["--version"], version=_version)
     app.command(
         "deployments.cli.demo:demo", name="demo", help="See it all work in a minute, on a stand-in for Kommo."
     )
@@ -33,7 +34,7 @@ def build_app() -> App:
     app.command(
         "deployments.cli.refresh:refresh", name="refresh", help="Refresh tokens before anybody misses them."
     )
-    app.command("deployments.cli.refresh:disconnect", name="disconnect", help="Forget an org's tokens.")
+    _one_org(app)
     keys = App(name="keys", help="Keys: those that seal tokens, and those of the gateway's callers.")
     keys.command(
         "deployments.cli.sealing:rotate", name="rotate", help="Seal the journal of tokens with a new key."
@@ -110,6 +111,7 @@ def build_app() -> App:
     app.command(
         "deployments.cli.gateway:gateway", name="gateway", help="Serve the HTTP door: OAuth and status."
     )
+    _service(app)
     budget = App(name="budget", help="The request budget shared by all processes.")
     budget.command(
         "deployments.cli.budget:show", name="show", help="Who may send when, and which keys are stopped."
@@ -119,6 +121,27 @@ def build_app() -> App:
     )
     app.command(budget)
     return app
+
+
+def _one_org(app: App) -> None:
+    app.command("deployments.cli.refresh:disconnect", name="disconnect", help="Forget an org's tokens.")
+    org = App(name="org", help="Everything that is kept of one org: given out, or removed for good.")
+    org.command("deployments.cli.org:export", name="export", help="Write all of it into one file.")
+    org.command("deployments.cli.org:erase", name="erase", help="Remove every trace of it.")
+    app.command(org)
+
+
+def _service(app: App) -> None:
+    app.command(
+        "deployments.cli.serve:serve",
+        name="serve",
+        help="Make all deployments and execute their runs, in one process.",
+    )
+    app.command(
+        "deployments.cli.deploy:deploy",
+        name="deploy",
+        help="Make the work pool and all deployments, for workers.",
+    )
 
 
 def _actions() -> App:

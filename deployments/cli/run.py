@@ -35,10 +35,22 @@ _QUIET_PREFECT = {
 }
 
 
+_LOUD_IN_A_SERVICE = ("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "PREFECT_LOGGING_ROOT_LEVEL")
+_quieted: set[str] = set()
+
+
 def quiet_prefect() -> None:
     """Set Prefect's environment for the command line; must run before Prefect is imported."""
     for name, value in _QUIET_PREFECT.items():
-        os.environ.setdefault(name, value)
+        if name not in os.environ:
+            os.environ[name] = value
+            _quieted.add(name)
+
+
+def let_prefect_speak() -> None:
+    """For a command that serves: its log is all that an operator sees of it. Must run before Prefect is imported."""
+    for name in _quieted.intersection(_LOUD_IN_A_SERVICE):
+        del os.environ[name]
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import pytest
 from gateway.hooks import HOOK_SECONDS, REFUSED_INSTALLS, REFUSED_SECONDS
 from store.connections import ConnectionState, set_state
 from tests.gateway.support import CALLBACK, CLIENT_SECRET, DISABLED, House
+from tests.turns import measured
 
 
 async def _connect(house: House, org: str = "acme") -> None:
@@ -102,7 +103,8 @@ async def test_an_install_is_answered_in_time_also_when_kommo_is_slow(
     began = asyncio.get_running_loop().time()
     answer = await house.product.get(CALLBACK, params=house.code_query(None, from_widget="1"))
     assert answer.status_code == 200
-    assert asyncio.get_running_loop().time() - began < 1.2
+    with measured():
+        assert asyncio.get_running_loop().time() - began < 1.2
     await _settled(house)
     assert len(await house.told()) == 2, "it went on after the answer"
 

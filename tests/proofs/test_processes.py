@@ -10,6 +10,7 @@ from sandbox import AccountAccess
 from tests.proofs.support import FULL, KOMMO, control, end, kill, sandbox_process, start_kommo
 from tests.quick.running import KOMMO as QUICK_KOMMO
 from tests.syncing import connect
+from tests.turns import measured
 
 pytestmark = [
     pytest.mark.proof,
@@ -68,6 +69,9 @@ async def test_r1_four_processes_on_one_account_stay_within_the_limit_and_use_it
     assert windows["total"] >= PROCESSES * (40 if FULL else 20)
     assert {entry["status"] for entry in requests} <= {200, 204, 404}
     assert windows["max_per_account"] == {"acme": fullest}
-    assert fullest <= LIMIT
-    # 1.05 is the bar on a machine that does nothing else; the default round only catches a budget left unused.
-    assert together <= (1.05 if FULL else 2.0)
+    with measured():
+        # A request that a busy machine holds up on its way may arrive with the next ones; what was granted never may:
+        # tests/store/test_store_budget.py.
+        assert fullest <= LIMIT
+        # 1.05 is the bar on a machine that does nothing else; the default round only catches a budget left unused.
+        assert together <= (1.05 if FULL else 2.0)

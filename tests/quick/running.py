@@ -19,7 +19,10 @@ KOMMO = (*QUICK, "kommo")
 
 @contextmanager
 def quick_server() -> Iterator[None]:
-    """Serve for as long as the block lasts; QUICK finds it by this process's environment."""
+    """Serve for as long as the block lasts; QUICK finds it by the environment, also that of processes begun meanwhile.
+
+    It does not wait for the server: see `wait_until_quick`.
+    """
     with (
         TemporaryDirectory(prefix="kommo-") as folder,  # the path of a socket must be short: pytest's are not
         subprocess.Popen(
@@ -29,9 +32,7 @@ def quick_server() -> Iterator[None]:
             stdout=subprocess.DEVNULL,
         ) as server,
     ):
-        place = Path(folder, "socket")
-        _wait_for(place, server)
-        os.environ["QUICK_SERVER"] = str(place)
+        os.environ["QUICK_SERVER"] = str(Path(folder, "socket"))
         try:
             yield
         finally:
@@ -40,9 +41,11 @@ def quick_server() -> Iterator[None]:
             server.stdin.close()
 
 
-def _wait_for(place: Path, server: subprocess.Popen[bytes]) -> None:
+def wait_until_quick() -> None:
+    """Wait for the server of this process's environment to have imported all."""
+    place = Path(os.environ["QUICK_SERVER"])
     end = time.monotonic() + STARTS_WITHIN
     while not place.exists():
-        assert server.poll() is None, "the server of quick commands has ended"
+        assert place.parent.exists(), "the session that served quick commands has ended"
         assert time.monotonic() < end, "the server of quick commands does not start"
         time.sleep(0.05)

@@ -11,6 +11,7 @@ from sandbox.config import LimitSettings as Settings
 from sandbox.limits import Limiter
 from sandbox.requestlog import busiest
 from tests.sandbox.support import Api
+from tests.turns import measured
 
 THROTTLED = SandboxConfig(limits=LimitSettings(block_after=4, retry_after=3), accounts=2, leads=30, talks=2)
 
@@ -125,7 +126,8 @@ async def test_a_slow_answer_holds_nobody_else_up(api: Api) -> None:
     slow = asyncio.create_task(api.get("users"))
     await asyncio.sleep(0.02)
     assert (await api.get("account")).status_code == 200
-    assert time.perf_counter() - started < 0.25
+    with measured():
+        assert time.perf_counter() - started < 0.25
     assert (await slow).status_code == 200
     assert time.perf_counter() - started >= 0.3
 

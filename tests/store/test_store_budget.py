@@ -12,6 +12,7 @@ from store.budget import HORIZONS, MOST_IDLE, RESERVE, DatabaseBudget
 from store.database import Database
 from store.tables import metadata
 from tests.store.builders import run_processes
+from tests.turns import measured
 
 pytestmark = pytest.mark.timing
 
@@ -36,12 +37,13 @@ def _most_in_a_second(starts: list[float]) -> int:
 async def test_r1_four_processes_on_one_key_use_the_whole_budget_and_never_more(
     migrated_place: tuple[str, str],
 ) -> None:
-    granted = await _hammer(migrated_place, 3.0, *([["sync", ACCOUNT, EGRESS]] * 4))
+    granted = await _hammer(migrated_place, 2.0, *([["sync", ACCOUNT, EGRESS]] * 4))
     starts = sorted(start for one in granted for start in one)
     assert _most_in_a_second(starts) <= 7
     # A busy machine loses some; how much of the budget an idle one uses is proved in tests/proofs/test_processes.py.
-    assert (len(starts) - 1) / (starts[-1] - starts[0]) >= 4.5
-    assert all(granted), "every process got some"
+    with measured():
+        assert (len(starts) - 1) / (starts[-1] - starts[0]) >= 4.5
+        assert all(granted), "every process got some"
 
 
 @pytest.mark.usefixtures("quick")
@@ -63,7 +65,8 @@ async def test_r1_keys_in_opposite_orders_do_not_deadlock_and_an_action_overtake
         await asyncio.sleep(0.4)
     granted = await asyncio.wait_for(others, 20)
     assert _most_in_a_second([start for one in granted for start in one]) <= 7
-    assert max(waits) <= HORIZONS["webhook"] + 3 * T
+    with measured():
+        assert max(waits) <= HORIZONS["webhook"] + 3 * T
 
 
 @pytest.mark.parametrize("lane", ["backfill", "sync", "webhook"])
@@ -74,9 +77,11 @@ async def test_a_lane_reserves_only_as_far_ahead_as_its_horizon(db: Database, la
     answered = time.monotonic()
     refused = await budget.reserve([ACCOUNT], lane)
     assert not refused.granted
-    # The clock runs on while a busy machine does something else: whatever passed since is not missing.
+    # The clock runs on while the machine does something else: whatever passed since is not missing.
     farthest = action.wait + T - HORIZONS[lane] + 0.02
-    assert farthest - 0.04 - (time.monotonic() - answered) < refused.wait <= farthest
+    assert refused.wait <= farthest
+    with measured():
+        assert refused.wait > farthest - 0.04 - (time.monotonic() - answered)
     while not refused.granted:
         await asyncio.sleep(refused.wait)
         refused = await budget.reserve([ACCOUNT], lane)
@@ -97,7 +102,8 @@ async def test_slots_are_one_spacing_apart_on_the_clock(db: Database) -> None:
     for _ in range(20):
         reservation = await budget.reserve([ACCOUNT], "action")
         starts.append(time.monotonic() + reservation.wait)
-    assert [later - earlier for earlier, later in pairwise(starts)] == pytest.approx([T] * 19, abs=0.1)
+    with measured():
+        assert [later - earlier for earlier, later in pairwise(starts)] == pytest.approx([T] * 19, abs=0.1)
 
 
 async def test_r2_slow_down_block_and_unblock_are_seen_by_everyone(
@@ -109,17 +115,22 @@ async def test_r2_slow_down_block_and_unblock_are_seen_by_everyone(
         await mine.slow_down([ACCOUNT], 5.0)
         waiting = await theirs.reserve([ACCOUNT], "sync")
         assert not waiting.granted
-        assert 3.0 < waiting.wait <= 5.0 - HORIZONS["sync"]  # a busy machine takes its time
+        assert waiting.wait <= 5.0 - HORIZONS["sync"]
+        with measured():
+            assert waiting.wait > 3.0
         assert waiting.blocked_reason is None
         await mine.slow_down([ACCOUNT], 1.0)  # does not shorten what Kommo asked for before
-        assert 3.0 < (await theirs.status())[0].next_in <= 5.0
+        next_in = (await theirs.status())[0].next_in
+        assert next_in <= 5.0
+        with measured():
+            assert next_in > 3.0
 
         await mine.block([EGRESS], 900, "Kommo blocks this address.")
         await mine.block([EGRESS], 5, "a shorter stop")
         stopped = await theirs.reserve([ACCOUNT, EGRESS], "action")
         assert not stopped.granted
         assert stopped.blocked_reason == "Kommo blocks this address."
-        assert 890 < stopped.blocked_for <= 900
+        assert 800 < stopped.blocked_for <= 900
         assert [(status.key, status.blocked_reason) for status in await theirs.status()] == [
             (ACCOUNT, None),
             (EGRESS, "Kommo blocks this address."),
@@ -133,8 +144,9 @@ async def test_r2_slow_down_block_and_unblock_are_seen_by_everyone(
 
 async def test_a_stop_ends_by_itself(db: Database) -> None:
     budget = DatabaseBudget(db)
-    await budget.block([ACCOUNT], 1.0, "short")  # a busy machine takes its time to look
-    assert not (await budget.reserve([ACCOUNT], "action")).granted
+    await budget.block([ACCOUNT], 1.0, "short")
+    with measured():
+        assert not (await budget.reserve([ACCOUNT], "action")).granted
     await asyncio.sleep(1.02)
     assert (await budget.reserve([ACCOUNT], "action")).granted
     assert (await budget.status())[0].blocked_reason is None
@@ -145,7 +157,9 @@ async def test_an_account_that_was_slowed_down_does_not_hold_up_the_others(db: D
     await budget.slow_down([ACCOUNT], 30.0)
     slowed = await budget.reserve([ACCOUNT, EGRESS], "action")
     assert not slowed.granted
-    assert 28.0 < slowed.wait <= 30.0 - MOST_IDLE
+    assert slowed.wait <= 30.0 - MOST_IDLE
+    with measured():
+        assert slowed.wait > 28.0
     other = await budget.reserve(["account:2", EGRESS], "sync")
     assert other.granted
     assert other.wait <= MOST_IDLE
@@ -193,7 +207,8 @@ async def test_r2_places_that_are_handed_back_do_not_shorten_a_slow_down(db: Dat
     for place in missed:
         assert not (await budget.reserve([ACCOUNT, EGRESS], "backfill", instead_of=place)).granted
     left = (await budget.reserve([ACCOUNT, EGRESS], "action")).wait
-    assert left + time.monotonic() - slowed > 4.9
+    with measured():
+        assert left + time.monotonic() - slowed > 4.9
 
 
 async def test_r1_what_a_stall_left_unused_is_made_up_for_within_the_window(db: Database) -> None:
@@ -203,8 +218,11 @@ async def test_r1_what_a_stall_left_unused_is_made_up_for_within_the_window(db: 
         reservation = await budget.reserve([ACCOUNT], "action")
         starts.append(time.monotonic() + reservation.wait)
         await asyncio.sleep(max(0.0, reservation.wait) + (0.4 if number == 8 else 0.0))
-    assert all(later - earlier >= RESERVE - 0.005 for earlier, later in zip(starts, starts[7:], strict=False))
-    assert min(later - earlier for earlier, later in pairwise(starts[9:])) < T / 2
+    with measured():
+        assert all(
+            later - earlier >= RESERVE - 0.005 for earlier, later in zip(starts, starts[7:], strict=False)
+        )
+        assert min(later - earlier for earlier, later in pairwise(starts[9:])) < T / 2
 
 
 @pytest.mark.parametrize("seconds", [120, 86_400])
@@ -217,7 +235,8 @@ async def test_a_clock_that_was_set_back_stops_nobody_for_long(
         budget = DatabaseBudget(db, now=lambda: now[0])
         assert (await budget.reserve([ACCOUNT], "action")).granted
         now[0] -= seconds
-        assert (await budget.reserve([ACCOUNT], "action")).wait == pytest.approx(1.0, abs=0.05)
+        with measured():
+            assert (await budget.reserve([ACCOUNT], "action")).wait == pytest.approx(1.0, abs=0.05)
 
 
 async def test_what_nobody_set_a_limit_for_is_refused(db: Database) -> None:
@@ -226,5 +245,6 @@ async def test_what_nobody_set_a_limit_for_is_refused(db: Database) -> None:
         await budget.reserve(["egress:default"], "sync")
     with pytest.raises(ValueError, match="no lane"):
         await budget.reserve([ACCOUNT], "urgent")
-    assert (await budget.reserve([ACCOUNT], "sync")).wait == pytest.approx(0.0, abs=0.02)
-    assert (await budget.reserve([ACCOUNT], "action")).wait == pytest.approx(RESERVE / 2, abs=0.05)
+    with measured():
+        assert (await budget.reserve([ACCOUNT], "sync")).wait == pytest.approx(0.0, abs=0.02)
+        assert (await budget.reserve([ACCOUNT], "action")).wait == pytest.approx(RESERVE / 2, abs=0.05)
