@@ -33,7 +33,7 @@ async def _pool(around: Surroundings) -> WorkPool:
     names = {there.work_pool_name for there in (await _ours(around)).values()} - {None}
     if not names:
         raise SkippedError("The deployments belong to no work pool: kommo serve executes them.")
-    name = POOL if POOL in names else sorted(map(str, names))[0]
+    name = POOL if POOL in names else min(map(str, names))
     try:
         return await (await around.prefect()).read_work_pool(name)
     except ObjectNotFound:
@@ -46,7 +46,7 @@ async def _current(around: Surroundings) -> list[Finding]:
         return warning("There are no deployments: nothing runs by itself.", "kommo deploy (or kommo serve)")
     pools = {there.work_pool_name for there in found.values()}
     shards = max((int(m[1]) for name in found if (m := _SHARD.search(name))), default=1)
-    pool = None if pools == {None} else POOL if POOL in pools else sorted(str(one) for one in pools if one)[0]
+    pool = None if pools == {None} else POOL if POOL in pools else min(str(one) for one in pools if one)
     kind, image = PoolType.PROCESS, None
     if pool is not None:
         try:
@@ -56,7 +56,11 @@ async def _current(around: Surroundings) -> list[Finding]:
         except ValueError:
             pass
         image = next(
-            (str(there.job_variables["image"]) for there in found.values() if there.job_variables.get("image")),
+            (
+                str(there.job_variables["image"])
+                for there in found.values()
+                if there.job_variables.get("image")
+            ),
             None,
         )
     plan = make_plan(pool=pool, pool_type=kind, image=image, shards=shards, catalogue=CATALOGUE)
@@ -84,7 +88,8 @@ async def _schedules(around: Surroundings) -> list[Finding]:
     )
     if off:
         return fault(
-            f"{len(off)} deployments that must run by themselves have their schedule switched off: {', '.join(off[:5])}.",
+            f"{len(off)} deployments that must run by themselves have their schedule switched off: "
+            f"{', '.join(off[:5])}.",
             f"prefect deployment resume {off[0]} (and kommo deploy switches schedules on again)",
         )
     return ok("All standing schedules are on.")
@@ -104,7 +109,8 @@ async def _workers(around: Surroundings) -> list[Finding]:
     if not beats:
         return fault(f"No worker has ever looked into '{pool.name}': no run begins.", start)
     return fault(
-        f"No worker of '{pool.name}' is alive: the last was heard of at {max(beats):%Y-%m-%d %H:%M} UTC.", start
+        f"No worker of '{pool.name}' is alive: the last was heard of at {max(beats):%Y-%m-%d %H:%M} UTC.",
+        start,
     )
 
 
@@ -124,9 +130,7 @@ async def _queues(around: Surroundings) -> list[Finding]:
 async def _late(around: Surroundings) -> list[Finding]:
     await _ours(around)
     late = await (await around.prefect()).read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Late"]))
-        ),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Late"]))),
         limit=MANY_LATE + 1,
     )
     if len(late) > MANY_LATE:

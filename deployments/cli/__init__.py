@@ -25,11 +25,10 @@ def build_app() -> App:
     app.command(
         "deployments.cli.demo:demo", name="demo", help="See it all work in a minute, on a stand-in for Kommo."
     )
+    _begin(app)
     app.command(
         "deployments.cli.sandbox:sandbox", name="sandbox", help="Run the stand-in for Kommo by itself."
     )
-    app.command("deployments.cli.setup:setup", name="setup", help="Set everything up, step by step.")
-    app.command("deployments.cli.doctor:doctor", name="doctor", help="Find what is set up wrongly; say what to type.")
     app.command(
         "deployments.cli.connect:connect", name="connect", help="Connect an org to its Kommo account."
     )
@@ -125,6 +124,13 @@ def build_app() -> App:
     return app
 
 
+def _begin(app: App) -> None:
+    app.command("deployments.cli.setup:setup", name="setup", help="Set everything up, step by step.")
+    app.command(
+        "deployments.cli.doctor:doctor", name="doctor", help="Find what is set up wrongly; say what to type."
+    )
+
+
 def _one_org(app: App) -> None:
     app.command("deployments.cli.refresh:disconnect", name="disconnect", help="Forget an org's tokens.")
     org = App(name="org", help="Everything that is kept of one org: given out, or removed for good.")
@@ -144,11 +150,17 @@ def _service(app: App) -> None:
         name="deploy",
         help="Make the work pool and all deployments, for workers.",
     )
-    automations = App(name="automations", help="What Prefect does by itself: tell somebody, wake the backlog.")
-    automations.command(
-        "deployments.cli.automations:apply", name="apply", help="Make all automations, or bring them up to date."
+    automations = App(
+        name="automations", help="What Prefect does by itself: tell somebody, wake the backlog."
     )
-    automations.command("deployments.cli.automations:show", name="list", help="The automations, as they stand.")
+    automations.command(
+        "deployments.cli.automations:apply",
+        name="apply",
+        help="Make all automations, or bring them up to date.",
+    )
+    automations.command(
+        "deployments.cli.automations:show", name="list", help="The automations, as they stand."
+    )
     automations.command("deployments.cli.automations:remove", name="remove", help="Remove all of ours.")
     app.command(automations)
 

@@ -22,7 +22,7 @@ _STYLES = {"ok": "green", "skipped": "dim", "warning": "yellow", "fault": "red"}
 async def doctor(
     *,
     only: Annotated[list[str] | None, Parameter(negative="")] = None,
-    timeout: float = 10.0,
+    timeout: float = 10.0,  # noqa: ASYNC109 - it is of each check, not of this
     ping: bool = False,
     json: bool = False,
 ) -> None:
@@ -49,11 +49,16 @@ async def doctor(
         raise WrongUseError("--timeout is a number of seconds above 0.")
     checks = [check for check in ALL_CHECKS if not only or check.name in only]
     async with open_surroundings(Settings(), ping=ping) as around:
-        rows = await run_checks(checks, around, timeout=timeout)
+        rows = await run_checks(checks, around, seconds=timeout)
     counts = Counter(row.level.value for row in rows)
     if json:
         print_json(
-            {"ok": not counts["fault"], "faults": counts["fault"], "warnings": counts["warning"], "checks": rows}
+            {
+                "ok": not counts["fault"],
+                "faults": counts["fault"],
+                "warnings": counts["warning"],
+                "checks": rows,
+            }
         )
     else:
         _show(rows, counts)
@@ -62,13 +67,17 @@ async def doctor(
 
 
 def _show(rows: Sequence[Row], counts: Counter[str]) -> None:
+    left_out = [row.name for row in rows if row.level == "skipped"]
+    rows = [row for row in rows if row.level != "skipped"]
     if out.is_terminal:
         group = ""
         for row in rows:
             if row.group != group:
                 group = row.group
                 out.print(f"\n[bold]{cell(group)}[/]")
-            out.print(f"  [{_STYLES[row.level]}]{_MARKS[row.level]}[/] {cell(row.name):<18} {cell(row.sentence)}")
+            out.print(
+                f"  [{_STYLES[row.level]}]{_MARKS[row.level]}[/] {cell(row.name):<18} {cell(row.sentence)}"
+            )
             if row.fix and row.level in {"warning", "fault"}:
                 out.print(f"    {'':<18} [cyan]→ {cell(row.fix)}[/]")
         out.print()
@@ -77,7 +86,9 @@ def _show(rows: Sequence[Row], counts: Counter[str]) -> None:
             ("state", "check", "what is so", "what to do"),
             [(row.level.value, cell(row.name), cell(row.sentence), cell(row.fix or "")) for row in rows],
         )
-    well = f"{counts['ok']} well, {counts['skipped']} not looked at"
+    if left_out:
+        say(f"Not looked at, because of something above: {', '.join(left_out)}.", style="dim")
+    well = f"{counts['ok']} well"
     if counts["fault"]:
         out.print(f"[red]{counts['fault']} faults[/], {counts['warning']} warnings, {well}.")
     else:

@@ -1,7 +1,8 @@
 """`kommo doctor`: everything that an operator can get wrong, looked at, each with a sentence and something to type.
 
 A check is a plain function of the `Surroundings`. They know nothing of one another and run beside each other; one that
-crashes is a fault of itself. `CHECKS` holds those that need nothing above this floor; `deployments.doctor` adds its own.
+crashes is a fault of itself. `CHECKS` holds those that need nothing above this floor;
+`deployments.doctor` adds its own.
 """
 
 from tasks.doctor import configuration, database, kommo, prefect, work
@@ -17,4 +18,14 @@ CHECKS: tuple[Check, ...] = (
     *work.CHECKS,
 )
 
-__all__ = ["CHECKS", "Check", "Finding", "Level", "Row", "SkippedError", "Surroundings", "open_surroundings", "run_checks"]
+__all__ = [
+    "CHECKS",
+    "Check",
+    "Finding",
+    "Level",
+    "Row",
+    "SkippedError",
+    "Surroundings",
+    "open_surroundings",
+    "run_checks",
+]

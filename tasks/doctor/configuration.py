@@ -1,13 +1,18 @@
 """What an operator has set: the integration, the keys, where webhooks come in and events go out."""
 
-from typing import cast
 from urllib.parse import urlsplit
 
 from prefect.exceptions import ObjectNotFound
 
 from blocks.connection import KommoConnection
 from store.api_keys import list_keys
-from store.checkup import connections_in, keys_that_count, newest_sealed, some_connections, subscriptions_wanting
+from store.checkup import (
+    connections_in,
+    keys_that_count,
+    newest_sealed,
+    some_connections,
+    subscriptions_wanting,
+)
 from store.errors import SealBrokenError, SealKeyError
 from tasks.delivery_trial import try_endpoint
 from tasks.doctor.checks import Check, Finding, SkippedError, fault, ok, warning
@@ -136,7 +141,9 @@ async def _webhook_address(around: Surroundings) -> list[Finding]:
     if door.base is None:
         unset = "No public address" in (door.why or "")
         level = warning if unset else fault
-        return level(door.why or "", "export KOMMO_WEBHOOK_URL=https://hooks.example (the gateway's public address)")
+        return level(
+            door.why or "", "export KOMMO_WEBHOOK_URL=https://hooks.example (the gateway's public address)"
+        )
     host = urlsplit(door.base).hostname or ""
     found = await addresses_of(host)
     if not found:
@@ -164,7 +171,10 @@ async def _gateway(around: Surroundings) -> list[Finding]:
     answer = await probe(f"{base}/healthz")
     start = "kommo gateway --port 8020, behind a proxy with https that leads to it"
     if answer.error == "SSLCertVerificationError":
-        return fault(f"The certificate of {host} is not one that Kommo would trust.", f"renew the certificate of {host}")
+        return fault(
+            f"The certificate of {host} is not one that Kommo would trust.",
+            f"renew the certificate of {host}",
+        )
     if answer.error is not None:
         return fault(f"The gateway cannot be reached at {host} ({answer.error}).", start)
     if answer.status != 200 or not isinstance(answer.body, dict) or answer.body.get("status") != "ok":
@@ -209,7 +219,7 @@ async def _events(around: Surroundings) -> list[Finding]:
 async def _people(around: Surroundings) -> list[Finding]:
     some = await connections_in(await around.database(), "reauthorization_required")
     if some.count:
-        first = cast("str", some.orgs[0])
+        first = some.orgs[0]
         return fault(
             f"{some.count} connections need a person: {', '.join(some.orgs)}{' …' if some.count > 5 else ''}.",
             f"kommo status {first}; then have its owner connect again: kommo connect {first} --domain HOST",

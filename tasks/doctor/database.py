@@ -33,7 +33,9 @@ async def _reachable(around: Surroundings) -> list[Finding]:
     if isinstance(answer.error, DatabaseAddressError):
         return fault(str(answer.error), "export KOMMO_DATABASE_URL=postgresql://user:password@host/name")
     if isinstance(answer.error, StoreError):
-        return fault(str(answer.error), "put KOMMO_DATABASE_URL right, or start the database; then kommo doctor")
+        return fault(
+            str(answer.error), "put KOMMO_DATABASE_URL right, or start the database; then kommo doctor"
+        )
     if isinstance(answer.error, TimeoutError):
         return fault("The database does not answer in time.", "see that it runs and can be reached from here")
     raise answer.error
@@ -94,7 +96,9 @@ async def _room(around: Surroundings) -> list[Finding]:
     if free < LEAST_FREE // 10:
         return fault(f"The disk is full: {words}.", f"make room: df -h {folder}; kommo retention --help")
     if free < LEAST_FREE:
-        return warning(f"The disk is nearly full: {words}.", f"make room: df -h {folder}; kommo retention --help")
+        return warning(
+            f"The disk is nearly full: {words}.", f"make room: df -h {folder}; kommo retention --help"
+        )
     if file is not None and not _may_write(file):
         return fault(f"{file} cannot be written.", f"chown $(id -u) {file}*; chmod u+w {file}*")
     return ok(f"{words}.")

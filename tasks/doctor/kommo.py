@@ -37,7 +37,8 @@ async def _rate(around: Surroundings) -> list[Finding]:
     rate = around.settings.requests_per_second
     if rate > USUAL_RATE and not around.settings.sandbox:
         return fault(
-            f"KOMMO_REQUESTS_PER_SECOND is {rate:g}; Kommo allows {USUAL_RATE:g} and blocks the address of who sends more.",
+            f"KOMMO_REQUESTS_PER_SECOND is {rate:g}; Kommo allows {USUAL_RATE:g} and blocks "
+            "the address of who sends more.",
             f"export KOMMO_REQUESTS_PER_SECOND={USUAL_RATE:g}",
         )
     if rate < 1:

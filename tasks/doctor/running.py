@@ -21,16 +21,16 @@ class Row:
     fix: str | None
 
 
-async def run_checks(checks: Iterable[Check], around: Surroundings, *, timeout: float = 10.0) -> list[Row]:
+async def run_checks(checks: Iterable[Check], around: Surroundings, *, seconds: float = 10.0) -> list[Row]:
     """Run all checks at once; in the answer they are in their own order.
 
     Args:
         checks: which.
         around: what they look at.
-        timeout: seconds that each may take.
+        seconds: how long each may take.
     """
     chosen = list(checks)
-    found = await asyncio.gather(*(_run(check, around, timeout) for check in chosen))
+    found = await asyncio.gather(*(_run(check, around, seconds) for check in chosen))
     return [
         Row(check.name, check.group, check.looks_at, one.level, one.sentence, one.fix)
         for check, findings in zip(chosen, found, strict=True)

@@ -25,6 +25,11 @@ _T = TypeVar("_T")
 _PATIENCE = 5.0
 
 
+def _free_bytes(path: str) -> int:
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What an attempt to open something came to."""
@@ -48,7 +53,7 @@ class Surroundings:
     stack: AsyncExitStack
     clock: Clock = field(default_factory=SystemClock)
     ping: bool = False
-    free_bytes: Callable[[str], int] = field(default=lambda path: _free_bytes(path))
+    free_bytes: Callable[[str], int] = field(default=_free_bytes)
     _known: dict[str, "asyncio.Task[Answer]"] = field(default_factory=dict, repr=False)
 
     @property
@@ -132,7 +137,6 @@ class Surroundings:
 
     async def _open_prefect(self) -> PrefectClient:
         client = get_client(httpx_settings={"timeout": _PATIENCE})
-        # Asked before it is entered: some errors leave a client that cannot be closed.
         await self.stack.enter_async_context(client)
         answer = await client.request("GET", "/admin/version")
         if not isinstance(answer.json(), str):
@@ -168,11 +172,6 @@ class Surroundings:
                 if "Unable to find block document" not in str(error):
                     raise
         return block.filled_from(self.settings)
-
-
-def _free_bytes(path: str) -> int:
-    stat = os.statvfs(path)
-    return stat.f_bavail * stat.f_frsize
 
 
 @asynccontextmanager

@@ -65,7 +65,8 @@ async def _complete(around: Surroundings) -> list[Finding]:
     low = [share for share in shares if share < LEAST_COMPLETE]
     if low:
         return warning(
-            f"Of {len(low)} orgs less than {LEAST_COMPLETE:.0%} of the changes came by webhook (the worst: {min(low):.0%}).",
+            f"Of {len(low)} orgs less than {LEAST_COMPLETE:.0%} of the changes came by webhook "
+            f"(the worst: {min(low):.0%}).",
             "kommo status (which org); kommo webhooks health",
         )
     return ok("Webhooks are complete where they were compared.")
