@@ -9,6 +9,9 @@ from tasks.events import emit_org_event
 from tasks.outbox import drift_facts
 from tasks.reports import SyncReport
 
+FAILING = 3
+"""So many failures in a row are told once, as `kommo.sync.failing`."""
+
 
 @task(
     name="publish-sync-report",
@@ -31,10 +34,19 @@ async def publish_sync_report(report: SyncReport) -> None:
     )
     facts = report.facts()
     emit_org_event(f"kommo.sync.{report.state}", report.org, facts)
+    if report.failures_in_a_row == FAILING:
+        emit_org_event("kommo.sync.failing", report.org, facts)
     if report.drift.changes:
         await acreate_markdown_artifact(
             drift_markdown(report.drift),
             key=f"kommo-drift-{report.org}",
             description=f"{len(report.drift.changes)} changes in {report.org}, {report.breaking} of them breaking",
         )
-        emit_org_event("kommo.drift.detected", report.org, facts | drift_facts(report.drift))
+        counts = report.drift.counts()
+        worst = next((name for name in ("breaking", "warning") if counts[name]), "info")
+        emit_org_event(
+            "kommo.drift.detected",
+            report.org,
+            facts | drift_facts(report.drift),
+            labels={"kommo.severity": worst},
+        )

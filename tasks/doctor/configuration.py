@@ -151,7 +151,7 @@ async def _webhook_address(around: Surroundings) -> list[Finding]:
             f"{host} has no address in the DNS: Kommo cannot send webhooks there.",
             f"make a DNS record for {host}, or correct KOMMO_WEBHOOK_URL",
         )
-    if not around.settings.sandbox and all(map(is_private, found)):
+    if all(is_private(one, loopback_is_fine=around.settings.sandbox) for one in found):
         return fault(
             f"{host} is a private address: Kommo cannot reach it from outside.",
             "export KOMMO_WEBHOOK_URL=https://… to an address that can be reached from the internet",
@@ -166,7 +166,7 @@ async def _gateway(around: Surroundings) -> list[Finding]:
     base = door.base.removesuffix(HOOK_PATH)
     host = urlsplit(base).hostname or ""
     found = await addresses_of(host)
-    if not found or (not around.settings.sandbox and all(map(is_private, found))):
+    if all(is_private(one, loopback_is_fine=around.settings.sandbox) for one in found):
         raise SkippedError("The address for webhooks is at fault.")
     answer = await probe(f"{base}/healthz")
     start = "kommo gateway --port 8020, behind a proxy with https that leads to it"

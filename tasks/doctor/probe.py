@@ -95,9 +95,10 @@ async def addresses_of(host: str) -> list[str]:
     return sorted({str(one[4][0]) for one in found})
 
 
-def is_private(address: str) -> bool:
-    """Whether nobody outside can reach it."""
+def is_private(address: str, *, loopback_is_fine: bool = False) -> bool:
+    """Whether nobody outside can reach it; this machine's own is fine where the sandbox stands in."""
     try:
-        return not ipaddress.ip_address(address.partition("%")[0]).is_global
+        found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
+    return not found.is_global and not (loopback_is_fine and found.is_loopback)
