@@ -113,14 +113,6 @@ def build_app() -> App:
         "deployments.cli.gateway:gateway", name="gateway", help="Serve the HTTP door: OAuth and status."
     )
     _service(app)
-    budget = App(name="budget", help="The request budget shared by all processes.")
-    budget.command(
-        "deployments.cli.budget:show", name="show", help="Who may send when, and which keys are stopped."
-    )
-    budget.command(
-        "deployments.cli.budget:unblock", name="unblock", help="Let requests of a stopped key go again."
-    )
-    app.command(budget)
     return app
 
 
@@ -163,6 +155,14 @@ def _service(app: App) -> None:
     )
     automations.command("deployments.cli.automations:remove", name="remove", help="Remove all of ours.")
     app.command(automations)
+    budget = App(name="budget", help="The request budget shared by all processes.")
+    budget.command(
+        "deployments.cli.budget:show", name="show", help="Who may send when, and which keys are stopped."
+    )
+    budget.command(
+        "deployments.cli.budget:unblock", name="unblock", help="Let requests of a stopped key go again."
+    )
+    app.command(budget)
 
 
 def _actions() -> App:

@@ -53,7 +53,7 @@ async def test_applied_twice_they_are_the_same_and_nobody_elses_is_touched(clien
     assert left not in {one.id for one in found.values()}
     drift = found[f"{PREFIX}drift breaks something"]
     assert isinstance(drift.trigger, EventTrigger)
-    assert drift.trigger.match.model_dump()["kommo.severity"] == "breaking"
+    assert drift.trigger.model_dump()["match"]["kommo.severity"] == "breaking"
 
     zombies = found[f"{PREFIX}runs without a heartbeat have crashed"]
     assert zombies.actions[0].state is StateType.CRASHED  # type: ignore[union-attr]
