@@ -7,7 +7,7 @@ from typing import Any
 
 from store.checkup import server_facts
 from store.errors import DatabaseAddressError, StoreError
-from tasks.doctor.checks import Check, Finding, SkippedError, fault, ok, warning
+from tasks.doctor.checks import Check, Finding, Level, SkippedError, fault, ok, warning
 from tasks.doctor.prefect import same_file
 from tasks.doctor.surroundings import Surroundings
 
@@ -42,6 +42,8 @@ async def _reachable(around: Surroundings) -> list[Finding]:
 
 
 async def _migrated(around: Surroundings) -> list[Finding]:
+    if (await same_file(around))[0].level is Level.FAULT:
+        raise SkippedError("The file is Prefect's.")
     state = (await _opened(around))[1]
     if state.name == "current":
         return ok(f"The tables are of this version (revision {state.revision}).")

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import DoNothing
@@ -22,6 +21,9 @@ from deployments.automations import (
 from deployments.catalogue import CATALOGUE
 from deployments.plan import make_plan
 
+# What Prefect's notification blocks import is older than Python 3.11.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
 
 @pytest.fixture
 async def client(prefect_api: str) -> AsyncIterator[PrefectClient]:
@@ -29,6 +31,8 @@ async def client(prefect_api: str) -> AsyncIterator[PrefectClient]:
     async with get_client() as client:
         plan = make_plan(catalogue=[one for one in CATALOGUE if "webhook_backlog" in one.entrypoint])
         await apply(plan)
+        from prefect.blocks.notifications import SlackWebhook
+
         await SlackWebhook(url=SecretStr("https://hooks.example/x")).save("ops", overwrite=True)
         yield client
         await remove_automations()

@@ -3,9 +3,11 @@
 # ruff: noqa: ARG001 - all mistakes are made by functions that are called alike
 
 import asyncio
+import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,8 +15,10 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 from sqlalchemy import text
@@ -35,6 +39,7 @@ from tasks.api_keys import make_api_key
 from tasks.doctor import Check, Row, open_surroundings, run_checks
 from tasks.doctor.surroundings import Surroundings
 from tasks.installation import budget_of
+from tests.everywhere import prefect_database
 
 
 class _Kommo(BaseHTTPRequestHandler):
@@ -42,7 +47,7 @@ class _Kommo(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = json.dumps({"status": "ok"}).encode()
-        known = {"/healthz": 200, "/api/v4/account": 401}
+        known = {"/healthz": 200, "/api/v4/account": 401, "/closed/admin/version": 401}
         self.send_response(known.get(self.path, 404))
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -75,12 +80,16 @@ async def client(
         "KOMMO_EVENTS_URL": f"http://{elsewhere}/events",
         "KOMMO_EVENTS_SECRET": "whsec_" + "QUFB" * 11,
         "KOMMO_SEALING_KEYS": sealing,
+        "KOMMO_AUTHORIZE_BASE": f"http://{elsewhere}",
     }.items():
         monkeypatch.setenv(name, value)
     async with get_client() as client:
-        for block in (KommoApp, KommoConnection, KommoDatabase):
-            await block.register_type_and_schema(client=client)
+        # What one test has put wrong is put right for the next; to make it all anew takes four times as long.
+        await KommoDatabase.register_type_and_schema(client=client)
         await apply(make_plan())
+        queue = await client.read_work_queue_by_name("steady", work_pool_name="kommo")
+        if queue.is_paused:
+            await client.update_work_queue(queue.id, is_paused=False)
         await client.send_worker_heartbeat("kommo", "one", 30)
         await KommoConnection(org="acme", host=elsewhere, access_token=SecretStr("t")).asave(
             "org-acme", overwrite=True
@@ -93,9 +102,28 @@ async def client(
                 token_kind="long_lived", now=clock.now(),
             )  # fmt: skip
         yield client
-        for there in (await read_ours(client)).values():
-            await client.delete_deployment(there.id)
-        await client.delete_work_pool("kommo")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _left_as_it_was(prefect_api: str) -> Iterator[None]:
+    """The server is the session's: with deployments on it, the gateway would leave its runs to a worker."""
+    del prefect_api
+
+    async def prepare() -> None:
+        async with get_client() as client:
+            for block in (KommoApp, KommoConnection, KommoDatabase):
+                await block.register_type_and_schema(client=client)
+
+    async def clear() -> None:
+        async with get_client() as client:
+            for there in (await read_ours(client)).values():
+                await client.delete_deployment(there.id)
+            with contextlib.suppress(ObjectNotFound):
+                await client.delete_work_pool("kommo")
+
+    asyncio.run(prepare())
+    yield
+    asyncio.run(clear())
 
 
 def _open() -> Any:
@@ -123,6 +151,36 @@ async def _no_server(patch: pytest.MonkeyPatch, client: PrefectClient, place: Pa
 
 async def _not_prefect(patch: pytest.MonkeyPatch, client: PrefectClient, place: Path) -> Any:
     return temporary_settings({PREFECT_API_URL: os.environ["APP_URL"] + "/healthz"})
+
+
+async def _wrong_password(patch: pytest.MonkeyPatch, client: PrefectClient, place: Path) -> Any:
+    return temporary_settings({PREFECT_API_URL: os.environ["APP_URL"] + "/closed"})
+
+
+async def _same_file(patch: pytest.MonkeyPatch, client: PrefectClient, place: Path) -> Any:
+    patch.setenv("KOMMO_DATABASE_URL", f"sqlite:///{prefect_database()}")
+
+
+async def _other_encryption_key(patch: pytest.MonkeyPatch, client: PrefectClient, place: Path) -> Any:
+    return _sealed_by_another_key()
+
+
+@contextlib.contextmanager
+def _sealed_by_another_key() -> Iterator[None]:
+    """What the server finds when it is started with another key than the one a block was saved with."""
+    with contextlib.closing(sqlite3.connect(prefect_database(), timeout=10)) as connection:
+        [before] = connection.execute("select data from block_document where name = 'org-acme'").fetchone()
+        other = Fernet(Fernet.generate_key()).encrypt(b"{}").decode()
+        known = json.loads(before)
+        sealed = json.dumps(dict.fromkeys(known, other) if isinstance(known, dict) else other)
+        change = "update block_document set data = ? where name = 'org-acme'"
+        connection.execute(change, (sealed,))
+        connection.commit()
+        try:
+            yield
+        finally:
+            connection.execute(change, (before,))
+            connection.commit()
 
 
 async def _missing_block(patch: pytest.MonkeyPatch, client: PrefectClient, place: Path) -> Any:
@@ -233,6 +291,9 @@ async def _needs_person(patch: pytest.MonkeyPatch, client: PrefectClient, place:
 MISTAKES: dict[str, tuple[Injected, str, str]] = {
     "Prefect's address leads nowhere": (_no_server, "prefect-api", "prefect server start"),
     "Prefect's address leads elsewhere": (_not_prefect, "prefect-api", "PREFECT_API_URL"),
+    "Prefect does not take our password": (_wrong_password, "prefect-api", "PREFECT_API_AUTH_STRING"),
+    "Prefect's own file": (_same_file, "database-own", "KOMMO_DATABASE_URL"),
+    "another encryption key": (_other_encryption_key, "connection-blocks", "PREFECT_SERVER_ENCRYPTION_KEY"),
     "a connection's block is missing": (_missing_block, "connection-blocks", "PREFECT_API_URL"),
     "a block type is not registered": (_old_block_type, "block-types", "prefect block register"),
     "tables of an older version": (_behind, "database-tables", "kommo db upgrade"),
@@ -275,8 +336,6 @@ async def test_a_mistake_is_found_alone_and_with_its_fix(
     found = _faults(rows)
     assert set(found) == {name}, found
     assert fix in (found[name].fix or "")
-    if name == "block-types":
-        await KommoDatabase.register_type_and_schema(client=client)
 
 
 async def test_a_full_disk_and_a_clock_that_is_off(client: PrefectClient) -> None:
