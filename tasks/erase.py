@@ -5,6 +5,7 @@ is written; remove the rows; remove what Prefect remembers; look again, because 
 meanwhile. It may be killed at any moment and begun again.
 """
 
+import re
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -34,6 +35,8 @@ _RUNS_END_WITHIN = 30.0
 """Seconds that runs of the org have to end after they were asked to."""
 _LOOKS = 3
 """How often it is looked for what was written meanwhile."""
+_RECORDED_WITHIN = 6.0
+"""Seconds after which Prefect has recorded an event: it writes them together, every five seconds by default."""
 _LOOPBACK = ("127.", "localhost", "[::1]")
 
 
@@ -108,11 +111,25 @@ async def erase(
         await blocks.delete(org)
     report.prefect = await remove_runs_and_artifacts(org, pattern)
     if prefect_database_url:
-        scrubbed = await scrub_database(prefect_database_url, pattern, names)
-        report.prefect.rows, report.prefect.left = scrubbed.rows, scrubbed.left
+        await _scrub(report.prefect, prefect_database_url, pattern, names, clock)
     if left := await leftovers(database, org):
         raise NotErasedError(org, left)
     return report
+
+
+async def _scrub(traces: Traces, url: str, pattern: re.Pattern[str], names: list[str], clock: Clock) -> None:
+    """Reach into Prefect's database until nothing new is found: the removal itself is recorded there as events."""
+    removed: dict[str, int] = {}
+    for look in range(_LOOKS):
+        if look:
+            await clock.sleep(_RECORDED_WITHIN)
+        found = await scrub_database(url, pattern, names)
+        for table, count in (found.rows or {}).items():
+            removed[table] = removed.get(table, 0) + count
+        traces.left = found.left
+        if look and not found.rows:
+            break
+    traces.rows = removed
 
 
 async def _end_connection(org: str, settings: Settings, database: Database, clock: Clock) -> list[str]:
