@@ -253,7 +253,9 @@ async def _apply(
         if _plain(known) == _plain(core):
             unchanged.append(core.name)
         else:
-            mended = AutomationCore.model_validate({**core.model_dump(), "enabled": known.enabled})
+            # Prefect's client sends what was set by name only; and the server takes no owner in an update.
+            every = core.model_dump(exclude={"owner_resource"})
+            mended = AutomationCore.model_validate({**every, "enabled": known.enabled})
             await client.update_automation(known.id, mended)
             steps.append(Step(core.name, "update"))
     return Applied(tuple(steps), tuple(unchanged), (*notes, *paused))
