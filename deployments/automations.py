@@ -115,12 +115,13 @@ class Applied:
     notes: tuple[str, ...] = ()
 
 
-async def apply_automations(notify: str | None = None) -> Applied:
+async def apply_automations(notify: str | None = None, *, keep_notices: bool = False) -> Applied:
     """Make all automations what they are here. It can be repeated.
 
     Args:
         notify: the notification block as `type/name`, such as `slack-webhook/ops`; None leaves out those that tell
             somebody, and removes the ones there are.
+        keep_notices: without `notify`, leave those that tell somebody as they are.
 
     Raises:
         AutomationsError: there is no such block.
@@ -132,8 +133,9 @@ async def apply_automations(notify: str | None = None) -> Applied:
             notes.append("Nobody is told anything: say --notify TYPE/NAME, such as slack-webhook/ops.")
         backlog = await _backlog_id(client)
         if backlog is None:
-            notes.append(f"There is no deployment {BACKLOG}: a webhook wakes nothing. First: kommo deploy")
-        return await _apply(client, wanted(block, backlog), notes)
+            notes.append(f"There is no deployment {BACKLOG}: nothing wakes the backlog. First: kommo deploy")
+        kept = frozenset(f"{PREFIX}{notice.name}" for notice in NOTICES) if keep_notices else frozenset[str]()
+        return await _apply(client, wanted(block, backlog), notes, kept if block is None else frozenset())
 
 
 async def read_automations() -> list[Automation]:
@@ -179,10 +181,10 @@ def _told(notice: Notice, block: UUID) -> AutomationCore:
 
 def _wake(backlog: UUID) -> AutomationCore:
     return AutomationCore(
-        name=f"{PREFIX}webhook wakes the backlog",
-        description="A webhook came in: the backlog is worked off at once, if no run of it lingers already.",
+        name=f"{PREFIX}an old event wakes the backlog",
+        description="An event of a webhook has waited for five minutes: the backlog is worked off, if no run is at it.",
         trigger=EventTrigger(
-            expect={"kommo.webhook.received"},
+            expect={"kommo.backlog.stale"},
             match={"prefect.resource.id": INSTALLATION},
             posture=Posture.Reactive,
             threshold=1,
@@ -230,12 +232,14 @@ async def _ours(client: PrefectClient) -> list[Automation]:
 
 
 async def _apply(
-    client: PrefectClient, all_of_them: Sequence[AutomationCore], notes: Iterable[str]
+    client: PrefectClient, all_of_them: Sequence[AutomationCore], notes: Iterable[str], kept: frozenset[str]
 ) -> Applied:
     there: dict[str, Automation] = {}
     steps: list[Step] = []
     unchanged: list[str] = []
     for one in await _ours(client):
+        if one.name in kept:
+            continue
         if one.name in there or one.name not in {core.name for core in all_of_them}:
             await client.delete_automation(one.id)
             steps.append(Step(one.name, "remove"))
