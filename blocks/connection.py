@@ -14,6 +14,7 @@ from blocks.app import LOGO
 from kommo.budget import Lane, RateBudget
 from kommo.client import ATTEMPTS, KommoClient, StaticToken, TokenSource
 from kommo.hosts import parse_host
+from kommo.transport import Transport
 
 LONG_LIVED: Literal["long_lived"] = "long_lived"
 PAIR: Literal["pair"] = "pair"
@@ -83,6 +84,8 @@ class KommoConnection(CredentialsBlock):
         token: TokenSource | None = None,
         lane: Lane = Lane.SYNC,
         attempts: int = ATTEMPTS,
+        transport: Transport | None = None,
+        loose: float = 0.0,
     ) -> KommoClient:
         """A client for this account; use it as an async context manager.
 
@@ -93,6 +96,8 @@ class KommoConnection(CredentialsBlock):
             token: where the access token comes from; without one, this block's own, which is never refreshed.
             lane: how urgent its requests are.
             attempts: how often a read is tried in all.
+            transport: a transport to share with the clients of other accounts.
+            loose: seconds by which a request may be late, where only the account counts.
 
         Raises:
             HostNotAllowed: the host is not one of Kommo's.
@@ -105,4 +110,6 @@ class KommoConnection(CredentialsBlock):
             egress_key=f"egress:{egress}",
             lane=lane,
             attempts=attempts,
+            transport=transport,
+            loose=loose,
         )

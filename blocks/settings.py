@@ -38,6 +38,12 @@ class Settings(BaseSettings):
         le=50,
         description="Kommo's limit per account and per outgoing IP [D K/limitations].",
     )
+    egress_requests_per_second: float | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="Limit per outgoing IP where it is another one; 0: none, only accounts are counted.",
+    )
     egress: str = Field(
         default="default", description="Name of this machine's outgoing IP: processes behind one IP share it."
     )

@@ -12,9 +12,8 @@ from pydantic import Field
 
 from blocks.app import KommoApp
 from blocks.settings import Settings
-from flows.parameters import Org
-from flows.token_refresh import parse_span
-from flows.webhook_backlog import Linger, ShardParameter, parse_shard
+from flows.parameters import Org, ShardParameter, parse_span, shard_of
+from flows.webhook_backlog import Linger
 from kommo.clock import Clock, SystemClock
 from store.database import Database
 from store.endpoint import GONE
@@ -69,7 +68,7 @@ async def deliver_events(
                 _session(app, settings, database, clock),
                 parse_span(linger).total_seconds(),
                 orgs=orgs,
-                shard=None if shard is None else parse_shard(shard),
+                shard=shard_of(shard),
                 concurrency=concurrency,
             )
     await publish_delivery_report(report)

@@ -11,8 +11,7 @@ from prefect import flow
 from pydantic import Field
 
 from blocks.settings import Settings
-from flows.parameters import Org
-from flows.token_refresh import parse_span
+from flows.parameters import Org, parse_span
 from flows.webhook_health import Grace
 from kommo.budget import Lane
 from kommo.clock import SystemClock

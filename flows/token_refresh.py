@@ -4,16 +4,14 @@ The story: find what is due; refresh several at a time under the request budget,
 the journal; report what needs a person. One run serves thousands, because a run's start costs seconds (prefect-facts).
 """
 
-import re
-from datetime import timedelta
 from typing import Annotated
 
 from prefect import flow
 from pydantic import Field
 
 from blocks.settings import Settings
-from flows.parameters import Org
-from kommo.budget import Lane
+from flows.parameters import Org, ShardParameter, parse_span, shard_of
+from kommo.budget import LOOSE, Lane
 from kommo.clock import SystemClock
 from tasks.errors import RefreshRunFailedError
 from tasks.installation import open_database
@@ -26,8 +24,6 @@ from tasks.refresh_due import (
 )
 from tasks.session import open_refresher
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
 Within = Annotated[
     str,
     Field(
@@ -37,17 +33,6 @@ Within = Annotated[
         examples=["6h", "30m"],
     ),
 ]
-
-
-def parse_span(text: str) -> timedelta:
-    """A span of time as a person writes it: `6h`, `30m`, `2d`, `90s`.
-
-    Raises:
-        ValueError: it is not written so.
-    """
-    if not re.fullmatch(r"[0-9]{1,5}[smhd]", text):
-        raise ValueError("A span of time is a number and s, m, h or d, as in 6h.")
-    return timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
 
 
 @flow(
@@ -61,6 +46,7 @@ async def token_refresh(
     org: Annotated[
         Org | None, Field(title="Only this org", description="Refresh this one, due or not.")
     ] = None,
+    shard: ShardParameter = None,
     concurrency: Annotated[
         int, Field(ge=1, le=128, title="Concurrency", description="How many connections at a time.")
     ] = 16,
@@ -70,6 +56,7 @@ async def token_refresh(
     Args:
         within: connections whose access token ends within this time are due.
         org: only this one, due or not.
+        shard: only a part of the orgs.
         concurrency: how many at a time.
 
     Returns:
@@ -86,15 +73,18 @@ async def token_refresh(
         report = RefreshReport(within=within)
         # Before the integration is asked for: an org may be misspelt, and without a pair no integration is needed.
         if await has_refreshable(database, org):
-            async with open_refresher(database, settings, lane=lane, clock=clock) as refresher:
+            async with open_refresher(
+                database, settings, lane=lane, clock=clock, loose=0.0 if org else LOOSE
+            ) as refresher:
                 report = await refresh_due(
                     RefreshSession(database, refresher, clock),
                     within,
                     parse_span(within),
                     concurrency=concurrency,
                     org=org,
+                    shard=shard_of(shard),
                 )
     await publish_refresh_report(report)
-    if report.due and len(report.failures) == report.due:
+    if report.due and report.failed == report.due:
         raise RefreshRunFailedError(report)
     return report

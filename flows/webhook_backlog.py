@@ -5,20 +5,17 @@ and done marks in one transaction; go on with the next org. While nothing is due
 not for the next run. At the end say how the backlog stands, and what was given up.
 """
 
-import re
 from typing import Annotated
 
 from prefect import flow
 from pydantic import Field
 
 from blocks.settings import Settings
-from flows.parameters import Org
-from flows.token_refresh import parse_span
+from flows.parameters import Org, ShardParameter, parse_span, shard_of
 from kommo.clock import SystemClock
 from tasks.backlog import (
     BacklogReport,
     BacklogSession,
-    Shard,
     publish_backlog_report,
     work_backlog,
 )
@@ -36,26 +33,6 @@ Linger = Annotated[
         examples=["50s", "0s"],
     ),
 ]
-ShardParameter = Annotated[
-    str | None,
-    Field(
-        title="Shard",
-        description="Only a part of the orgs, as in 1/4: the first of four parts.",
-        pattern=r"^[0-9]{1,4}/[0-9]{1,4}$",
-    ),
-]
-
-
-def parse_shard(text: str) -> Shard:
-    """A part of the orgs as a person writes it: `1/4` is the first of four.
-
-    Raises:
-        ValueError: it is not written so.
-    """
-    found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError("A shard is written as in 1/4, the first of four parts.")
-    return int(found[1]) - 1, int(found[2])
 
 
 @flow(
@@ -99,7 +76,7 @@ async def webhook_backlog(
             session,
             parse_span(linger).total_seconds(),
             orgs=orgs,
-            shard=None if shard is None else parse_shard(shard),
+            shard=shard_of(shard),
             concurrency=concurrency,
         )
     await publish_backlog_report(report)

@@ -11,8 +11,7 @@ from prefect import flow
 from pydantic import Field
 
 from blocks.settings import Settings
-from flows.parameters import Org
-from flows.token_refresh import parse_span
+from flows.parameters import Org, ShardParameter, Span, parse_span, shard_of
 from kommo.budget import Lane
 from kommo.clock import SystemClock
 from tasks.app import find_app
@@ -23,7 +22,6 @@ from tasks.installation import open_database
 from tasks.subscription import door_of
 from tasks.webhook_health import HealthReport, HealthSession, check_webhooks, publish_webhook_health
 
-Span = Annotated[str, Field(pattern=r"^[0-9]{1,5}[smhd]$", examples=["6h", "2m"])]
 Grace = Annotated[
     Span,
     Field(
@@ -41,6 +39,7 @@ Grace = Annotated[
 )
 async def webhook_health(
     orgs: Annotated[list[Org] | None, Field(title="Only these orgs", description="Without any, all.")] = None,
+    shard: ShardParameter = None,
     compare_after: Annotated[
         Span,
         Field(title="Compare after", description="Compare an org if its last comparison is older than this."),
@@ -54,6 +53,7 @@ async def webhook_health(
 
     Args:
         orgs: only these.
+        shard: only a part of the orgs.
         compare_after: compare an org whose last comparison is older than this, even if all seems well.
         grace: changes younger than this are left to the next comparison.
         concurrency: how many orgs at a time.
@@ -68,7 +68,7 @@ async def webhook_health(
     async with (
         open_database(settings) as database,
         # Behind what webhooks have told: that is what is waited for.
-        open_clients(database, settings, clock, lane=Lane.SYNC) as clients,
+        open_clients(database, settings, clock, lane=Lane.SYNC, shared=True) as clients,
     ):
         session = HealthSession(
             database=database,
@@ -80,11 +80,12 @@ async def webhook_health(
         report = await check_webhooks(
             session,
             orgs=orgs,
+            shard=shard_of(shard),
             compare_after=parse_span(compare_after),
             grace=parse_span(grace),
             concurrency=concurrency,
         )
     await publish_webhook_health(report)
-    if report.failed and not report.orgs:
+    if report.failures and not report.seen:
         raise WebhookHealthFailedError(report)
     return report

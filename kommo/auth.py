@@ -73,6 +73,7 @@ class OAuthClient:
         lane: How urgent the calls are.
         clock: Time, waiting and chance.
         transport: A transport to share; without one the client makes its own and closes it.
+        loose: Seconds by which a request may be late, see ``Sender``.
     """
 
     def __init__(
@@ -84,13 +85,14 @@ class OAuthClient:
         lane: Lane = Lane.ACTION,
         clock: Clock | None = None,
         transport: Transport | None = None,
+        loose: float = 0.0,
     ) -> None:
         self.app = app
         self._clock = clock or SystemClock()
         self._own = transport is None
         self._transport = transport or Transport(largest_body=LARGEST_ANSWER)
         self._sender = Sender(
-            self._transport, budget=budget, egress_key=egress_key, lane=lane, clock=self._clock
+            self._transport, budget=budget, egress_key=egress_key, lane=lane, clock=self._clock, loose=loose
         )
 
     @property

@@ -32,7 +32,10 @@ WIDE_SLOT = 1.0
 WIDE_TOLERANCE = 0.25
 """Seconds after its moment at which a request with a wide slot may still go out."""
 DEFAULT_LIMITS: Mapping[str, float] = {"account": 7.0, "egress": 7.0}
-"""Requests per second by the prefix of a key [D K/limitations]."""
+"""Requests per second by the prefix of a key [D K/limitations]; 0: such keys are not counted, only ever stopped."""
+
+LOOSE = 0.4
+"""Seconds by which a request of a run through many accounts may be late, where only the account counts."""
 
 _GIVE_UPS_BEFORE_WIDE = 4
 _GIVE_UPS_AT_ALL = 10
@@ -103,8 +106,26 @@ class RateBudget(Protocol):
         """
         ...
 
+    async def reserve_loosely(self, keys: Sequence[str], lane: str, seconds: float) -> Reservation:
+        """Take a moment at which a request may start, or up to so many seconds later; it counts twice on each key.
+
+        Args:
+            keys: What the request counts on.
+            lane: How urgent it is, see ``Lane``.
+            seconds: How much later it may start, less than a second.
+        """
+        ...
+
+    def counts(self, key: str) -> bool:
+        """Whether requests count on this key. On one that has no limit nobody is slowed down either; it can be stopped.
+
+        Raises:
+            ValueError: nothing is known of such keys.
+        """
+        ...
+
     async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
-        """Let nobody start on these keys for so many seconds from now (after a 429)."""
+        """Let nobody start on these keys, as far as they count, for so many seconds from now (after a 429)."""
         ...
 
     async def block(self, keys: Sequence[str], seconds: float, reason: str) -> None:
@@ -136,17 +157,22 @@ class _Key:
 
     @classmethod
     def limited_to(cls, limit: float) -> Self:
-        places = max(1, math.floor(limit))
+        places = 1 if limit == math.inf else max(1, math.floor(limit))
         return cls(places, RESERVE * max(1.0, 1 / limit))
 
     @property
     def spacing(self) -> float:
         return self.window / self.places
 
-    def free_at(self) -> float:
-        """The earliest moment that pace and window allow; never before a place that was granted already."""
+    def free_at(self, loose: float = 0.0) -> float:
+        """The earliest moment that pace and window allow; never before a place that was granted already.
+
+        With ``loose`` seconds there must be room for a second place, so much later.
+        """
         last = self.recent[-1] if self.recent else -math.inf
         full = self.recent[-self.places] + self.window if len(self.recent) >= self.places else -math.inf
+        if loose and len(self.recent) >= self.places - 1:
+            full = max(full, self.recent[1 - self.places] + self.window - loose)
         return max(self.next_at, last, full)
 
     def take(self, start: float, now: float) -> None:
@@ -178,27 +204,38 @@ class InProcessBudget:
 
     async def reserve(self, keys: Sequence[str], lane: str, *, instead_of: float | None = None) -> Slot:
         """Take the next moment at which a request that counts on all these keys may start."""
+        return self._reserve(keys, lane, instead_of, loose=0.0)
+
+    async def reserve_loosely(self, keys: Sequence[str], lane: str, seconds: float) -> Slot:
+        """Take a moment at which a request may start, or up to so many seconds later; it counts twice."""
+        return self._reserve(keys, lane, None, loose=seconds)
+
+    def _reserve(self, keys: Sequence[str], lane: str, instead_of: float | None, *, loose: float) -> Slot:
         now = self._clock.monotonic()
-        states = [self._state(key) for key in keys]
+        states = [self._state(key) for key in keys if self.counts(key)]
         if instead_of is not None:
             for state in states:
                 state.hand_back(instead_of)
-        stopped = max(states, key=lambda state: state.blocked_until)
+        stopped = max((self._state(key) for key in keys), key=lambda state: state.blocked_until)
         if stopped.blocked_until > now:
             left = stopped.blocked_until - now
             return Slot(granted=False, wait=left, blocked_reason=stopped.blocked_reason, blocked_for=left)
-        start = max(now, *(state.free_at() for state in states))
+        if min((state.places for state in states), default=2) < 2:
+            loose = 0.0
+        start = max([now, *(state.free_at(loose) for state in states)])
         too_far = start - now - HORIZONS[lane]
         if too_far > 0:
             return Slot(granted=False, wait=too_far)
         for state in states:
             state.take(start, now)
+            if loose:
+                state.take(start + loose, now)
         return Slot(granted=True, wait=start - now, place=start)
 
     async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
         """Let nobody start on these keys for so many seconds from now."""
         until = self._clock.monotonic() + seconds
-        for state in map(self._state, keys):
+        for state in map(self._state, filter(self.counts, keys)):
             state.next_at = max(state.next_at, until)
 
     async def block(self, keys: Sequence[str], seconds: float, reason: str) -> None:
@@ -208,12 +245,19 @@ class InProcessBudget:
             if until > state.blocked_until:
                 state.blocked_until, state.blocked_reason = until, reason
 
+    def counts(self, key: str) -> bool:
+        """Whether requests count on this key."""
+        return self._limit(key) > 0
+
+    def _limit(self, key: str) -> float:
+        prefix = key.partition(":")[0]
+        if prefix not in self._limits:
+            raise ValueError(f"No limit is known for budget keys that begin with {prefix!r}.")
+        return self._limits[prefix]
+
     def _state(self, key: str) -> _Key:
         if key not in self._keys:
-            prefix = key.partition(":")[0]
-            if prefix not in self._limits:
-                raise ValueError(f"No limit is known for budget keys that begin with {prefix!r}.")
-            self._keys[key] = _Key.limited_to(self._limits[prefix])
+            self._keys[key] = _Key.limited_to(self._limit(key) or math.inf)
         return self._keys[key]
 
 
@@ -242,6 +286,7 @@ async def wait_for_turn(
     asking: asyncio.Lock | None = None,
     *,
     patience: float = math.inf,
+    loose: float = 0.0,
 ) -> Turn:
     """Wait until one request may go out on all these keys; send it right after this returns.
 
@@ -269,6 +314,7 @@ async def wait_for_turn(
             them asks for all, in the order of their coming, instead of everybody asking again and again, which
             costs the loop the very milliseconds that a turn may be late.
         patience: Whoever would have to wait for longer than so many seconds is told so at once.
+        loose: Seconds by which it may be late; more than ``LATE_TOLERANCE`` costs a second place on each key.
 
     Raises:
         KommoError: ``budget_blocked`` if a key is stopped, ``too_busy`` if this process cannot keep its
@@ -277,12 +323,12 @@ async def wait_for_turn(
     given_up, missed = 0, None
     while given_up < _GIVE_UPS_AT_ALL:
         async with asking or contextlib.nullcontext():
-            got = await _granted(budget, keys, lane, clock, missed, patience=patience)
+            got = await _granted(budget, keys, lane, clock, missed, patience=patience, loose=loose)
             answered = clock.monotonic()
-        turn = Turn(answered + got.wait)
+        turn = Turn(answered + got.wait, max(loose, LATE_TOLERANCE))
         if given_up >= _GIVE_UPS_BEFORE_WIDE:
             await budget.slow_down(keys, got.wait + WIDE_SLOT)
-            turn = Turn(turn.start, WIDE_TOLERANCE)
+            turn = Turn(turn.start, max(loose, WIDE_TOLERANCE))
         while (left := turn.start - clock.monotonic()) > 0:
             await clock.sleep(left)
         if not turn.is_late(clock):
@@ -308,10 +354,14 @@ async def _granted(
     missed: float | None,
     *,
     patience: float,
+    loose: float,
 ) -> Reservation:
     """Ask until a moment is granted."""
     while True:
-        got = await budget.reserve(keys, lane, instead_of=missed)
+        if loose:  # one that was missed all the same is not handed back: nobody is in need of it
+            got = await budget.reserve_loosely(keys, lane, loose)
+        else:
+            got = await budget.reserve(keys, lane, instead_of=missed)
         missed = None
         if got.blocked_reason is not None:
             raise KommoError(

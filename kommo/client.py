@@ -74,6 +74,7 @@ class KommoClient:
         clock: Time, waiting and chance.
         attempts: How often a read is tried in all.
         transport: A transport to share; without one the client makes its own and closes it.
+        loose: Seconds by which a request may be late, see ``Sender``.
 
     Attributes:
         retries: How many of the reads' attempts were repetitions.
@@ -91,6 +92,7 @@ class KommoClient:
         clock: Clock | None = None,
         attempts: int = ATTEMPTS,
         transport: Transport | None = None,
+        loose: float = 0.0,
     ) -> None:
         self.host = host
         self.lane = lane
@@ -102,7 +104,7 @@ class KommoClient:
         self._own = transport is None
         self._transport = transport or Transport()
         self._sender = Sender(
-            self._transport, budget=budget, egress_key=egress_key, lane=lane, clock=self._clock
+            self._transport, budget=budget, egress_key=egress_key, lane=lane, clock=self._clock, loose=loose
         )
 
     @property

@@ -76,19 +76,29 @@ class Sender:
         egress_key: Key of our outgoing address in the budget.
         lane: How urgent the requests are.
         clock: Time, waiting and chance.
+        loose: Seconds by which a request may be late, where the address does not count: an account alone can spare the
+            second place that this costs, an address that thousands share cannot.
 
     Attributes:
         sent: How many requests have gone onto the wire.
     """
 
     def __init__(
-        self, transport: Transport, *, budget: RateBudget, egress_key: str, lane: Lane, clock: Clock
+        self,
+        transport: Transport,
+        *,
+        budget: RateBudget,
+        egress_key: str,
+        lane: Lane,
+        clock: Clock,
+        loose: float = 0.0,
     ) -> None:
         self.sent = 0
         self._transport = transport
         self._budget = budget
         self._egress_key = egress_key
         self._lane = lane
+        self._loose = loose and (0.0 if budget.counts(egress_key) else loose)
         self._clock = clock
         self._asking: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
         self._quiet_until: dict[str, float] = {}
@@ -132,7 +142,9 @@ class Sender:
             request_id=raw.request_id,
         )
         if error.kind is ErrorKind.RATE_LIMITED:
-            keys, seconds = self._keys(account_key), asked_to_wait(error, raw.headers, self._clock.now())
+            # Where nobody counts what an address sends, one account's 429 is none of the others' business.
+            keys = [key for key in self._keys(account_key) if self._budget.counts(key)]
+            seconds = asked_to_wait(error, raw.headers, self._clock.now())
             error.retry_after = seconds
             self._keep_quiet(keys, seconds)
             await self._budget.slow_down(keys, seconds)
@@ -183,7 +195,9 @@ class Sender:
         """Wait for a turn; one that was granted before a 429 came in is not used any more (R2)."""
         asking = self._asking.setdefault(keys, asyncio.Lock())
         while True:
-            turn = await wait_for_turn(self._budget, keys, self._lane, self._clock, asking, patience=patience)
+            turn = await wait_for_turn(
+                self._budget, keys, self._lane, self._clock, asking, patience=patience, loose=self._loose
+            )
             if not await self._until_quiet_ends(keys, patience):
                 return turn
 

@@ -14,7 +14,7 @@ from sandbox.server import Sandbox, running_sandbox
 
 def _config(arguments: argparse.Namespace) -> SandboxConfig:
     limits = LimitSettings(
-        per_ip=arguments.limit,
+        per_ip=arguments.limit if arguments.ip_limit is None else arguments.ip_limit,
         per_account=arguments.limit,
         retry_after=arguments.retry_after,
         html=arguments.html_429,
@@ -24,6 +24,7 @@ def _config(arguments: argparse.Namespace) -> SandboxConfig:
         host=arguments.host,
         port=arguments.port,
         accounts=arguments.accounts,
+        small=arguments.small,
         leads=arguments.leads,
         contacts=arguments.contacts,
         companies=arguments.companies,
@@ -47,9 +48,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8025, help="0 = any free port")
     for name in ("accounts", "leads", "contacts", "companies", "talks"):
         parser.add_argument(f"--{name}", type=int, default=getattr(default, name), help="how many")
+    parser.add_argument(
+        "--small", action="store_true", help="accounts beyond the first 16 as small as can be: for thousands"
+    )
     parser.add_argument("--fields", type=int, default=default.fields, help="extra custom fields per entity")
     parser.add_argument("--seed", type=int, default=default.seed, help="same seed, same data")
     parser.add_argument("--limit", type=float, default=7, help="requests per second; 0 = unthrottled")
+    parser.add_argument(
+        "--ip-limit", type=float, help="the same per client address, if it is another; 0 = only per account"
+    )
     parser.add_argument(
         "--retry-after", type=float, default=default.limits.retry_after, help="seconds named in a 429"
     )

@@ -146,6 +146,8 @@ class Accounts(Sequence[Account]):
 
 
 def _tiny(config: SandboxConfig) -> SandboxConfig:
+    if config.small:
+        return replace(config, leads=1, contacts=1, companies=0, talks=0, fields=0)
     return replace(
         config,
         leads=min(config.leads, 3),

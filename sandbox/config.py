@@ -96,6 +96,7 @@ class SandboxConfig:
         port: 0 takes any free port.
         accounts: How many accounts; the first four are acme, globex, romashka, initech, each with its own flavour.
             Those beyond `FULL_ACCOUNTS` are tiny; thousands are no trouble.
+        small: Those beyond `FULL_ACCOUNTS` are as small as an account can be: for ten thousand that are read.
         leads: Leads per account.
         contacts: Contacts per account.
         companies: Companies per account.
@@ -117,6 +118,7 @@ class SandboxConfig:
     host: str = "127.0.0.1"
     port: int = 0
     accounts: int = 4
+    small: bool = False
     leads: int = 120
     contacts: int = 80
     companies: int = 25

@@ -91,6 +91,7 @@ def build_account(index: int, config: SandboxConfig, top_domain: str, *, bare: b
         top_domain: Host and port behind the subdomain.
         bare: Without the extra custom fields of its style.
     """
+    small = bare and config.small
     style = STYLES[index % len(STYLES)]
     dice = Random(f"{config.seed}:{index}")  # noqa: S311 - deterministic test data
     account = Account(_profile(index, style, dice), style.flavour, top_domain)
@@ -98,12 +99,12 @@ def build_account(index: int, config: SandboxConfig, top_domain: str, *, bare: b
     for name, main, archived in (
         ("Sales", True, False),
         ("Renewals", False, False),
-        ("Old 2019", False, True),
+        *(() if small else (("Old 2019", False, True),)),
     ):
         new_pipeline(account, name, style.lang, main=main, archived=archived)
-    _users(account, style, dice)  # after the pipelines: rights name stages
+    _users(account, style, dice, others=1 if small else 4)  # after the pipelines: rights name stages
     _rename_final_stages(account)
-    seed_fields(account, dice, (0 if bare else style.fields) + config.fields)
+    seed_fields(account, dice, (0 if bare else style.fields) + config.fields, small=small)
     for entity in FIELD_ENTITIES:
         account.tags[entity] = Collection(2_164 if entity == "leads" else 9_164)
         if entity in ENTITIES:
@@ -178,13 +179,14 @@ def _hidden(account: Account, style: Style, dice: Random) -> Record:
     }
 
 
-def _users(account: Account, style: Style, dice: Random) -> None:
+def _users(account: Account, style: Style, dice: Random, *, others: int) -> None:
     first, last = names.person(dice, 1 if style.flavour == "amo" else 0)
     new_user(account, f"{first} {last}", style.lang, dice, admin=True)
-    for script in range(4):
+    for script in range(others):
         first, last = names.person(dice, script)
         new_user(account, f"{first} {last}", style.lang, dice, admin=script == 3)
-    new_user(account, "Former colleague", style.lang, dice, active=False)
+    if others > 1:
+        new_user(account, "Former colleague", style.lang, dice, active=False)
 
 
 def new_user(

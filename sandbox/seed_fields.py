@@ -8,6 +8,7 @@ from random import Random
 from sandbox.state import Account, Collection, Record
 
 _EVERYWHERE = ("text", "textarea", "url", "streetaddress", "numeric", "checkbox", "select", "radiobutton")
+_FEW = ("text", "select")
 _PEOPLE_AND_LEADS = (
     "multiselect",
     "date",
@@ -125,27 +126,31 @@ def _say(account: Account, english: str, russian: str) -> str:
     return russian if account.flavour == "amo" else english
 
 
-def seed_fields(account: Account, dice: Random, extra: int) -> None:
+def seed_fields(account: Account, dice: Random, extra: int, *, small: bool = False) -> None:
     """Fill an account's definitions.
 
     Args:
         account: Its pipelines must be there already.
         dice: Seeded randomness.
         extra: Further text, number and choice fields per entity.
+        small: Two types only, and nothing that clients trip over.
     """
     for entity, first_id in _FIRST_FIELD.items():
         account.fields[entity] = Collection(first_id)
         _standard(account, entity)
         kinds = _EVERYWHERE + (_PEOPLE_AND_LEADS if entity != "customers" else ("multiselect", "date"))
-        if entity == "leads":
+        if small:
+            kinds = _FEW
+        elif entity == "leads":
             kinds = (*kinds, "chained_list")
-        if entity == "companies":
+        elif entity == "companies":
             kinds = (*kinds, "org_legal_name")
         for kind in kinds:
             name = _say(account, f"Example {kind}", f"Пример {kind}")
             choices = enums(account, _CHOICES) if kind in _WITH_ENUMS else None
             definition(account, entity, name, kind, **({"enums": choices} if choices else {}))
-        _specials(account, entity)
+        if not small:
+            _specials(account, entity)
         for index in range(extra):
             kind = ("text", "numeric", "select", "date", "checkbox")[index % 5]
             choices = enums(account, _CHOICES[: dice.randrange(2, 6)]) if kind == "select" else None

@@ -7,7 +7,6 @@ tells whoever lost it.
 """
 
 import time
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +35,7 @@ from store.dbclock import SecondsClock, clock_expression
 from store.dead_letters import OrgBacklog, backlog_counts, dead_letters, replay
 from store.inbox import DEAD, DONE, EVENTS, PENDING, StoredEvent, get_delivery, get_event
 from store.rows import given_rows
+from store.shards import is_in
 from store.tables import BacklogTurnRow, table_of
 from store.types import CleanText, EpochSeconds, UTCDateTime
 
@@ -129,7 +129,7 @@ async def take_turn(
     async with db.read() as connection:
         waiting = await _waiting_orgs(connection, orgs, whole=shard is not None, now=now)
     if shard is not None:
-        waiting = [org for org in waiting if zlib.crc32(org.encode()) % shard[1] == shard[0]][:_CANDIDATES]
+        waiting = [org for org in waiting if is_in(shard, org)][:_CANDIDATES]
     if not waiting:
         return None
     async with db.begin() as connection:

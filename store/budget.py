@@ -104,10 +104,15 @@ class _Row:
     blocked_until: float
     blocked_reason: str | None
 
-    def free_at(self, limit: _Limit) -> float:
-        """The earliest moment that pace and window allow; never before a place that was granted already."""
+    def free_at(self, limit: _Limit, loose: float = 0.0) -> float:
+        """The earliest moment that pace and window allow; never before a place that was granted already.
+
+        With `loose` seconds there must be room for a second place, so much later.
+        """
         places = self.recent
         full = places[-limit.places] + limit.window if len(places) >= limit.places else 0.0
+        if loose and len(places) >= limit.places - 1:
+            full = max(full, places[1 - limit.places] + limit.window - loose)
         return max(self.next_at, full, places[-1] if places else 0.0)
 
     def take(self, start: float, now: float, limit: _Limit) -> None:
@@ -122,6 +127,12 @@ class _Row:
             paced = self.next_at <= self.recent[-1] + limit.spacing
             self.recent.remove(place)
             self.next_at -= limit.spacing if paced else 0.0
+
+
+_NONE = _Limit(1, 0.0)
+
+
+_NEVER = _Row("", 0.0, [], 0.0, None)
 
 
 class DatabaseBudget:
@@ -139,7 +150,7 @@ class DatabaseBudget:
 
         Args:
             db: the store.
-            limits: requests a second by the key's prefix (the part before ":").
+            limits: requests a second by the key's prefix (the part before ":"); 0: such keys are not counted.
             now: seconds since 1970; used on SQLite, whose processes share a machine. PostgreSQL is asked for
                 its own.
             monotonic: seconds that never jump.
@@ -151,11 +162,15 @@ class DatabaseBudget:
 
     def _limit(self, key: str) -> _Limit:
         limit = self._limits.get(key.partition(":")[0])
-        if limit is None or limit <= 0:
+        if limit is None or limit < 0:
             raise ValueError(
                 f"No limit is set for keys such as {key[:60]!r}; known: {', '.join(self._limits)}."
             )
-        return _Limit(max(1, math.floor(limit)), RESERVE * max(1.0, 1 / limit))
+        return _Limit(max(1, math.floor(limit)), RESERVE * max(1.0, 1 / limit)) if limit else _NONE
+
+    def counts(self, key: str) -> bool:
+        """Whether requests count on this key; one without a limit can be stopped and nothing else."""
+        return self._limit(key) is not _NONE
 
     async def reserve(
         self, keys: Sequence[str], lane: str, *, instead_of: float | None = None
@@ -171,46 +186,95 @@ class DatabaseBudget:
             ValueError: an unknown lane, or a key without a limit.
             StoreError: the database does not answer.
         """
+        return await self._reserve(keys, lane, instead_of, loose=0.0)
+
+    async def reserve_loosely(self, keys: Sequence[str], lane: str, seconds: float) -> Reservation:
+        """Reserve an instant at which a request may start, or up to so many seconds later.
+
+        It takes two places on each key, at both ends of that time: whatever window of a second the request falls into,
+        one of them counts there. An account alone is rarely in a hurry; a process that works for dozens of them on a
+        busy machine cannot keep every instant to 10 ms, and one that missed it would have to ask again and again.
+
+        Args:
+            keys: as for `reserve`.
+            lane: likewise.
+            seconds: how much later it may start, less than a second.
+
+        Raises:
+            ValueError: an unknown lane, or a key without a limit.
+            StoreError: the database does not answer.
+        """
+        return await self._reserve(keys, lane, None, loose=seconds)
+
+    async def _reserve(
+        self, keys: Sequence[str], lane: str, instead_of: float | None, *, loose: float
+    ) -> Reservation:
         horizon = HORIZONS.get(lane)
         if horizon is None:
             raise ValueError(f"There is no lane {lane[:30]!r}; the lanes are {', '.join(HORIZONS)}.")
-        limits = {clean_text(key): self._limit(key) for key in keys}
+        known = {clean_text(key): self._limit(key) for key in keys}
+        limits = {key: limit for key, limit in known.items() if limit is not _NONE}
+        # Looked at and not locked: a row that everybody of a large fleet had to lock would be the limit itself.
+        looked_at = sorted(known.keys() - limits.keys())
         lead = 0.0
+        if loose and min((limit.places for limit in limits.values()), default=2) < 2:
+            loose = 0.0
         for _ in range(_TRIES):
-            reservation, late = await self._reserve_once(limits, horizon, lead, instead_of)
-            if late <= LATE_TOLERANCE:
+            reservation, late = await self._reserve_once(
+                limits, looked_at, horizon, lead, instead_of, loose=loose
+            )
+            if late <= max(LATE_TOLERANCE, loose / 2):
                 return reservation
             # The database was slow to commit. Ask for a slot that lies as far ahead as that may take again.
             lead, instead_of = min(2 * (lead + late), MOST_IDLE), reservation.place
-        return Reservation(granted=False, wait=max(limit.spacing for limit in limits.values()))
+        return Reservation(granted=False, wait=max(limit.spacing for limit in known.values()))
 
     async def _reserve_once(
-        self, limits: Mapping[str, _Limit], horizon: float, lead: float, instead_of: float | None
+        self,
+        limits: Mapping[str, _Limit],
+        looked_at: Sequence[str],
+        horizon: float,
+        lead: float,
+        instead_of: float | None,
+        *,
+        loose: float,
     ) -> tuple[Reservation, float]:
         """One transaction. Also gives by how much (seconds) a granted slot is over already."""
         async with self._db.begin() as connection:
-            rows, now, seen = await self._lock(connection, sorted(limits))
-            if instead_of is not None:
+            stops = await self._stops(connection, looked_at) if looked_at else []
+            rows, now, seen = await self._lock(connection, sorted(limits), max(EXACT, loose / 4))
+            if instead_of is not None and rows:
                 for row in rows:
                     row.hand_back(instead_of, limits[row.key])
                 await self._write(connection, rows)
-            stop = max(rows, key=lambda row: row.blocked_until)
+            stop = max([*rows, *stops, _NEVER], key=lambda row: row.blocked_until)
             if stop.blocked_until > now:
                 left, reason = stop.blocked_until - now, stop.blocked_reason or "blocked"
                 return Reservation(granted=False, wait=left, blocked_reason=reason, blocked_for=left), 0.0
-            free = [row.free_at(limits[row.key]) for row in rows]
-            start = max(now + lead, *free)
-            idle = max(start - max(now, moment) for moment in free)
+            free = [row.free_at(limits[row.key], loose) for row in rows]
+            start = max([now + lead, *free])
+            idle = max([start - max(now, moment) for moment in free], default=0.0)
             early = max(start - now - horizon, idle - max(MOST_IDLE, lead))
-            if early <= 0:
+            if early <= 0 and rows:
                 for row in rows:
                     row.take(start, now, limits[row.key])
+                    if loose:
+                        row.take(start + loose, now, limits[row.key])
                 await self._write(connection, rows)
         # The row locks are gone; what they cost is not part of the wait.
         wait = (start - now) - (self._monotonic() - seen)
         if early > 0:
             return Reservation(granted=False, wait=max(early - (start - now - wait), 0.001)), 0.0
         return Reservation(granted=True, wait=wait, place=start), -wait
+
+    async def _stops(self, connection: AsyncConnection, keys: Sequence[str]) -> list[_Row]:
+        """What is known of keys that do not count: whether they are stopped."""
+        found = await connection.execute(
+            select(_TABLE.c.key, _TABLE.c.blocked_until, _TABLE.c.blocked_reason).where(
+                _TABLE.c.key.in_(keys), _TABLE.c.blocked_until > 0.0
+            )
+        )
+        return [_Row(row.key, 0.0, [], row.blocked_until, row.blocked_reason) for row in found]
 
     async def _write(self, connection: AsyncConnection, rows: Sequence[_Row]) -> None:
         await connection.execute(
@@ -222,7 +286,7 @@ class DatabaseBudget:
 
     async def slow_down(self, keys: Sequence[str], seconds: float) -> None:
         """Let nothing start on these keys for so many seconds (at most an hour): Kommo answered 429 (R2)."""
-        await self._push(keys, min(seconds, LONGEST_SLOW_DOWN), None)
+        await self._push([key for key in keys if self.counts(key)], min(seconds, LONGEST_SLOW_DOWN), None)
 
     async def block(self, keys: Sequence[str], seconds: float, reason: str) -> None:
         """Stop these keys for so many seconds, and say why to all who ask: Kommo blocks the address (R2)."""
@@ -264,9 +328,11 @@ class DatabaseBudget:
                 await connection.execute(update(_TABLE).where(_TABLE.c.key == row.key).values(values))
 
     async def _lock(
-        self, connection: AsyncConnection, keys: Sequence[str]
+        self, connection: AsyncConnection, keys: Sequence[str], exact: float = EXACT
     ) -> tuple[list[_Row], float, float]:
         """Lock the keys' rows in the order of their names; the time as of when all are held, also on our own clock."""
+        if not keys:
+            return [], *await self._time(connection, exact)
         locking = select(_TABLE).where(_TABLE.c.key.in_(keys)).order_by(_TABLE.c.key).with_for_update()
         found = (await connection.execute(locking)).all()
         if len(found) < len(keys):
@@ -275,10 +341,10 @@ class DatabaseBudget:
                 [{"key": key, "next_at": 0.0, "recent": [], "blocked_until": 0.0} for key in keys],
             )
             found = (await connection.execute(locking)).all()
-        now, seen = await self._time(connection)
+        now, seen = await self._time(connection, exact)
         return [_sane(row, now) for row in found], now, seen
 
-    async def _time(self, connection: AsyncConnection) -> tuple[float, float]:
+    async def _time(self, connection: AsyncConnection, exact: float) -> tuple[float, float]:
         """Seconds since 1970, and the moment of `monotonic` that they belong to."""
         found, took = (0.0, 0.0), math.inf
         for _ in range(_LOOKS):
@@ -287,7 +353,7 @@ class DatabaseBudget:
             answered = self._monotonic()
             if answered - asked < took:
                 found, took = (now, (asked + answered) / 2), answered - asked
-            if took <= EXACT:
+            if took <= exact:
                 break
         return found
 

@@ -1,19 +1,22 @@
 """What the store knows of connections, to be read: one, a page of them, those that are due; no secrets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, or_, select
+from sqlalchemy import RowMapping, Select, and_, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database
 from store.errors import UnknownConnectionError
+from store.shards import Shard, slot_in
 from store.tables import Connection, table_of
+from store.types import UTCDateTime
 
 _TABLE = table_of(Connection)
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 PAIR = "pair"
 LONG_LIVED = "long_lived"
@@ -76,7 +79,7 @@ class ConnectionRecord:
 
 @dataclass(frozen=True)
 class ConnectionPage:
-    """Connections in the order of their orgs; `next_after` is where the next page begins, None at the end."""
+    """Connections in the order that was asked for; `next_after` is where the next page begins, None at the end."""
 
     items: list[ConnectionRecord]
     next_after: str | None
@@ -150,10 +153,11 @@ async def due_connections(
     before: datetime,
     idle_before: datetime,
     now: datetime,
+    shard: Shard | None = None,
     after: str | None = None,
     limit: int = 100,
 ) -> ConnectionPage:
-    """A page of connections whose pair should be refreshed, in the order of their orgs.
+    """A page of connections whose pair should be refreshed: first the one whose access token ends first.
 
     Due are those that expire before a time, have not been refreshed for long, or whose last refresh failed or is to
     be settled; but none before its `next_refresh_at`, and none that only a person can help.
@@ -163,11 +167,13 @@ async def due_connections(
         before: those that expire before this time.
         idle_before: those that were last refreshed before this time.
         now: the present time.
-        after: the `next_after` of the page before.
+        shard: only this part of the orgs.
+        after: the `next_after` of the page before. What is refreshed meanwhile expires later and does not come again.
         limit: at most so many.
     """
     columns = _TABLE.c
-    query = _page(after, limit).where(
+    ends = func.coalesce(columns.expires_at, literal(_LONG_AGO, UTCDateTime()))
+    query = select(_TABLE).where(
         columns.token_kind == PAIR,
         columns.state.in_(_REFRESHABLE),
         or_(columns.next_refresh_at.is_(None), columns.next_refresh_at <= now),
@@ -180,7 +186,19 @@ async def due_connections(
             columns.state == ConnectionState.OUTCOME_UNKNOWN,
         ),
     )
-    return await _read_page(db, query, limit)
+    if shard is not None:
+        query = query.where(slot_in(shard, columns.slot))
+    if after is not None:
+        moment, _, org = after.partition(" ")
+        ended = literal(datetime.fromisoformat(moment), UTCDateTime())
+        query = query.where(or_(ends > ended, and_(ends == ended, columns.org > org)))
+    async with db.read() as connection:
+        found = (await connection.execute(query.order_by(ends, columns.org).limit(limit + 1))).mappings()
+        items = [to_record(row) for row in found]
+    if len(items) <= limit:
+        return ConnectionPage(items, None)
+    last = items[limit - 1]
+    return ConnectionPage(items[:limit], f"{(last.expires_at or _LONG_AGO).isoformat()} {last.org}")
 
 
 async def still_stands(connection: AsyncConnection, org: str, account_id: int | None) -> bool:
@@ -220,9 +238,12 @@ async def _read_page(db: Database, query: Select[Any], limit: int) -> Connection
     return ConnectionPage(items, items[-1].org if len(found) > limit else None)
 
 
+_FIELDS = tuple(field.name for field in fields(ConnectionRecord))
+
+
 def to_record(row: RowMapping) -> ConnectionRecord:
     """A row of the table as a record."""
-    return ConnectionRecord(**row)
+    return ConnectionRecord(**{name: row[name] for name in _FIELDS})
 
 
 def unknown_connection(org: str) -> UnknownConnectionError:

@@ -30,6 +30,7 @@ from store.connection_records import (
 )
 from store.database import Database
 from store.outbox import OutboxEvent, add_events
+from store.shards import slot_of
 from store.tables import Connection, TokenJournalRow, table_of
 
 __all__ = [
@@ -131,7 +132,9 @@ async def put_connection(
         "reason_code": reason_code,
         "updated_at": now,
     }
-    insert = db.insert(_TABLE).values(org=org, created_at=now, state_since=now, token_serial=1, **facts)
+    insert = db.insert(_TABLE).values(
+        org=org, slot=slot_of(org), created_at=now, state_since=now, token_serial=1, **facts
+    )
     new = insert.excluded
     # A new consent begins anew, whatever the state was; saying the same of a token again does not.
     same = (_TABLE.c.state == new.state) & new.token_fingerprint.is_(None)
@@ -334,8 +337,15 @@ async def rehome(
         return True
 
 
-async def note_sync(db: Database, org: str, run_id: str, *, now: datetime) -> None:
+async def note_sync(db: Database, org: str, run_id: str, *, breaking: bool = False, now: datetime) -> None:
     """Remember the newest run that completed.
+
+    Args:
+        db: the store.
+        org: the product's tenant.
+        run_id: from `begin_run`.
+        breaking: it found a change that breaks somebody; such an org goes first when a fleet is synced.
+        now: the present time.
 
     Raises:
         UnknownConnectionError: the org has no connection.
@@ -344,7 +354,12 @@ async def note_sync(db: Database, org: str, run_id: str, *, now: datetime) -> No
         found = await connection.execute(
             update(_TABLE)
             .where(_TABLE.c.org == org)
-            .values(last_sync_run_id=run_id, last_synced_at=now, updated_at=now)
+            .values(
+                last_sync_run_id=run_id,
+                last_synced_at=now,
+                updated_at=now,
+                **({"drifted_at": now} if breaking else {}),
+            )
         )
         if found.rowcount == 0:
             raise unknown_connection(org)

@@ -7,7 +7,6 @@ dead: a run that comes back from a long stop can only repeat what was told alrea
 """
 
 import time
-import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,6 +31,7 @@ from store.database import Database, insert_on
 from store.dbclock import SecondsClock, clock_expression
 from store.outbox import DELIVERED, OutboxRecord
 from store.rows import given_rows
+from store.shards import is_in
 from store.tables import OutboxRow, OutboxTurnRow, table_of
 from store.types import CleanText, EpochSeconds, UTCDateTime
 
@@ -107,7 +107,7 @@ async def take_outbox_turns(
     async with db.read() as connection:
         waiting = await _waiting_orgs(connection, orgs, moment, now)
     if shard is not None:
-        waiting = [org for org in waiting if zlib.crc32(org.encode()) % shard[1] == shard[0]]
+        waiting = [org for org in waiting if is_in(shard, org)]
     if not waiting:
         return []
     async with db.begin() as connection:

@@ -2,16 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
-from sqlalchemy import RowMapping, select
+from sqlalchemy import RowMapping, and_, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from store.connection_records import ConnectionPage, ConnectionState, to_record
 from store.database import Database, insert_on
-from store.tables import WebhookSubscriptionRow, table_of
+from store.shards import Shard, slot_in
+from store.tables import Connection, WebhookSubscriptionRow, table_of
+from store.types import UTCDateTime
 
 _TABLE = table_of(WebhookSubscriptionRow)
+_CONNECTION = table_of(Connection)
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SubscriptionState(StrEnum):
@@ -52,6 +57,41 @@ class Subscription:
     disabled_seen_at: datetime | None = None
 
 
+async def waiting_for_a_check(
+    db: Database, *, begun: datetime, shard: Shard | None = None, after: str | None = None, limit: int = 100
+) -> ConnectionPage:
+    """A page of connections that work: first those whose subscription has not been looked at for longest.
+
+    Args:
+        db: the store.
+        shard: only this part of the orgs.
+        begun: when the first page was asked for: whoever was looked at since is left out.
+        after: the `next_after` of the page before.
+        limit: at most so many.
+    """
+    columns = _CONNECTION.c
+    seen = func.coalesce(_TABLE.c.checked_at, literal(_LONG_AGO, UTCDateTime()))
+    query = (
+        select(_CONNECTION, seen.label("seen"))
+        .outerjoin(_TABLE, _TABLE.c.org == columns.org)
+        .where(columns.state.in_((ConnectionState.CONNECTED, ConnectionState.DEGRADED)))
+    )
+    if shard is not None:
+        query = query.where(slot_in(shard, columns.slot))
+    if after is not None:
+        moment, _, org = after.partition(" ")
+        last = literal(datetime.fromisoformat(moment), UTCDateTime())
+        query = query.where(or_(seen > last, and_(seen == last, columns.org > org)))
+    query = query.where(seen <= literal(begun, UTCDateTime()))
+    async with db.read() as connection:
+        rows = (await connection.execute(query.order_by(seen, columns.org).limit(limit + 1))).mappings().all()
+    items = [to_record(row) for row in rows[:limit]]
+    if len(rows) <= limit:
+        return ConnectionPage(items, None)
+    last_seen = rows[limit - 1]["seen"]
+    return ConnectionPage(items, f"{last_seen.isoformat()} {items[-1].org}")
+
+
 async def save_subscription(connection: AsyncConnection, subscription: Subscription) -> None:
     """Write how a subscription stands, inside another transaction.
 
@@ -86,9 +126,11 @@ async def get_subscription(db: Database, org: str) -> Subscription | None:
     return None if row is None else _subscription(row)
 
 
-async def subscriptions_of(db: Database, orgs: Sequence[str]) -> dict[str, Subscription]:
-    """How the subscriptions of these orgs stand; an org of which nothing is known is left out."""
-    query = select(_TABLE).where(_TABLE.c.org.in_(orgs))
+async def subscriptions_of(db: Database, orgs: Sequence[str] | None = None) -> dict[str, Subscription]:
+    """How the subscriptions of these orgs (of all by default) stand; an org of which nothing is known is left out."""
+    query = select(_TABLE)
+    if orgs is not None:
+        query = query.where(_TABLE.c.org.in_(orgs))
     async with db.read() as connection:
         return {row["org"]: _subscription(row) for row in (await connection.execute(query)).mappings()}
 

@@ -5,16 +5,17 @@ the event. A client that met a fault is closed and opened anew: it may have been
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from blocks.connection import PAIR
 from blocks.settings import Settings
-from kommo.budget import Lane
+from kommo.budget import LOOSE, Lane
 from kommo.client import KommoClient, TokenSource
 from kommo.clock import Clock
+from kommo.transport import Transport
 from store.connections import ConnectionRecord
 from store.database import Database
 from tasks.credentials import PrefectBlocks
@@ -23,7 +24,7 @@ from tasks.installation import budget_of
 from tasks.refresh import Refresher
 from tasks.session import open_refresher
 from tasks.tokens import RefreshingToken
-from tasks.vault import block_of
+from tasks.vault import HeldPair, block_of
 
 _KEPT = 64
 _ATTEMPTS = 3
@@ -66,7 +67,14 @@ class OpenClients:
         refresher: Refresher | AppIncompleteError,
         *,
         lane: Lane,
+        attempts: int = _ATTEMPTS,
+        transport: Transport | None = None,
+        loose: float = 0.0,
     ) -> None:
+        self._loose = loose
+        self._attempts = attempts
+        self._transport = transport
+        self._ahead: dict[str, HeldPair] = {}
         self._settings = settings
         self._clock = clock
         self._blocks = blocks
@@ -104,6 +112,12 @@ class OpenClients:
         for org in idle[: max(0, len(self._open) - _KEPT)]:
             await self._drop(org)
 
+    async def read_ahead(self, connections: Sequence[ConnectionRecord]) -> None:
+        """Read the pairs of orgs that are about to be used in one go; what is not found is read when it is needed."""
+        if not isinstance(self._refresher, AppIncompleteError):
+            orgs = [one.org for one in connections if one.token_kind == PAIR and one.org not in self._open]
+            self._ahead |= await self._refresher.read_ahead(orgs) if orgs else {}
+
     async def aclose(self) -> None:
         """Close all."""
         for org in list(self._open):
@@ -120,7 +134,7 @@ class OpenClients:
         if connection.token_kind == PAIR:
             if isinstance(self._refresher, AppIncompleteError):
                 raise self._refresher
-            held = await self._refresher.held(connection)
+            held = self._ahead.pop(connection.org, None) or await self._refresher.held(connection)
             block = block_of(connection, held, connection.scopes)
             token = RefreshingToken(self._refresher, connection.org, held, self._clock)
         else:
@@ -137,15 +151,32 @@ class OpenClients:
             allow_loopback=self._settings.sandbox,
             token=token,
             lane=self._lane,
-            attempts=_ATTEMPTS,
+            attempts=self._attempts,
+            transport=self._transport,
+            loose=self._loose,
         )
 
 
 @asynccontextmanager
 async def open_clients(
-    database: Database, settings: Settings, clock: Clock, *, lane: Lane = Lane.WEBHOOK
+    database: Database,
+    settings: Settings,
+    clock: Clock,
+    *,
+    lane: Lane = Lane.WEBHOOK,
+    attempts: int = _ATTEMPTS,
+    shared: bool = False,
 ) -> AsyncIterator[OpenClients]:
     """Clients for as long as the block lasts.
+
+    Args:
+        database: The store.
+        settings: Of this installation.
+        clock: Source of time.
+        lane: How urgent their requests are.
+        attempts: How often a read is tried at once.
+        shared: All use one pool of connections, and none is in a hurry: for a run that goes through many accounts and
+            comes back to none.
 
     An installation with long-lived tokens only needs no integration; one that is incomplete is said when a pair is met.
     """
@@ -153,11 +184,22 @@ async def open_clients(
         refresher: Refresher | AppIncompleteError
         try:
             refresher = await stack.enter_async_context(
-                open_refresher(database, settings, lane=lane, clock=clock)
+                open_refresher(database, settings, lane=lane, clock=clock, loose=LOOSE if shared else 0.0)
             )
         except AppIncompleteError as error:
             refresher = error
         blocks = await stack.enter_async_context(PrefectBlocks())
-        clients = OpenClients(database, settings, clock, blocks, refresher, lane=lane)
+        transport = await stack.enter_async_context(Transport()) if shared else None
+        clients = OpenClients(
+            database,
+            settings,
+            clock,
+            blocks,
+            refresher,
+            lane=lane,
+            attempts=attempts,
+            transport=transport,
+            loose=LOOSE if shared else 0.0,
+        )
         stack.push_async_callback(clients.aclose)
         yield clients

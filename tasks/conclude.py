@@ -100,7 +100,7 @@ async def conclude_sync(session: SyncSession, scope: Scope, outcomes: Outcomes) 
         run_id=session.run_id,
         state="failed" if failures else "completed",
         reason=reason,
-        requests=session.client.requests_sent,
+        requests=session.requests,
         retries=session.client.retries,
         seconds=round((now - session.started_at).total_seconds(), 3),
         kinds=_kind_reports(outcomes),
@@ -118,7 +118,7 @@ async def conclude_sync(session: SyncSession, scope: Scope, outcomes: Outcomes) 
     states = {after for error in failures.values() if (after := connection_state_after(error))}
     await _settle_state(session, states, reason, now)
     if not failures:
-        await note_sync(session.database, session.org, session.run_id, now=now)
+        await note_sync(session.database, session.org, session.run_id, breaking=report.breaking > 0, now=now)
     return report
 
 

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 from kommo.errors import ErrorKind, KommoError
 from store.errors import StoreError
+from tasks.record_reports import RecordsReport
 from tasks.reports import FleetReport, SyncReport
 
 if TYPE_CHECKING:
     from store.actions import ActionRecord
     from tasks.refresh_due import RefreshReport
+    from tasks.retention import RetentionReport
     from tasks.webhook_health import HealthReport
+
+_NAMED = 20  # orgs in a sentence
 
 KNOWN_ERRORS = (KommoError, StoreError)
 
@@ -141,7 +145,23 @@ class WebhookHealthFailedError(DataPlaneError):
         self.report = report
         org, reason = next(iter(sorted(report.failed.items())))
         super().__init__(
-            f"The webhooks of none of {len(report.failed)} orgs could be looked at. The first, {org}: {reason}"
+            f"The webhooks of none of {report.failures} orgs could be looked at. The first, {org}: {reason}"
+        )
+
+
+class RetentionSetupError(DataPlaneError):
+    """An age of the retention cannot be used."""
+
+
+class RetentionFailedError(DataPlaneError):
+    """A rule of the retention did not come to its end; what others removed, and what it had removed itself, is gone."""
+
+    def __init__(self, report: "RetentionReport") -> None:
+        self.report = report
+        first = report.failed[0]
+        super().__init__(
+            f"{len(report.failed)} of {len(report.rules)} rules of the retention failed; the others are done, and the "
+            f"next run goes on. The first, {first.rule}: {first.failed}"
         )
 
 
@@ -153,16 +173,30 @@ class SyncFailedError(DataPlaneError):
         super().__init__(f"The sync of '{report.org}' failed. {report.reason}")
 
 
+class RecordsFailedError(DataPlaneError):
+    """At least one kind of records could not be read to its end; what was read is kept, `report` says what."""
+
+    def __init__(self, report: RecordsReport) -> None:
+        self.report = report
+        super().__init__(
+            f"Not all records of '{report.org}' could be read; what was read is kept, and the next run goes on there. "
+            f"{report.reason()}"
+        )
+
+
 class FleetSyncFailedError(DataPlaneError):
-    """At least one org could not be synced; `report` names each with the reason."""
+    """At least one org could not be synced, or the run had to stop; `report` names the first with the reason."""
 
     def __init__(self, report: FleetReport) -> None:
         self.report = report
-        total = len(report.failed) + len(report.completed)
-        super().__init__(
-            f"{len(report.failed)} of {total} orgs could not be synced: {', '.join(sorted(report.failed))}. "
-            "`kommo status` says why."
+        named = [failure.org for failure in report.failures[:_NAMED]]
+        more = f" and {report.failed - len(named)} more" if report.failed > len(named) else ""
+        failed = (
+            f"{report.failed} of {report.failed + report.completed} orgs could not be synced: "
+            f"{', '.join(sorted(named))}{more}. `kommo status` says why."
         )
+        stopped = f"The run stopped before its end: {report.stopped}" if report.stopped else ""
+        super().__init__(" ".join(part for part in (stopped, failed if report.failed else "") if part))
 
 
 def sentence_of(error: BaseException) -> str:

@@ -22,5 +22,5 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
 def budget_of(database: Database, settings: Settings) -> DatabaseBudget:
     """The request budget that all processes of this installation share."""
-    rate = settings.requests_per_second
-    return DatabaseBudget(database, limits={"account": rate, "egress": rate})
+    rate, egress = settings.requests_per_second, settings.egress_requests_per_second
+    return DatabaseBudget(database, limits={"account": rate, "egress": rate if egress is None else egress})

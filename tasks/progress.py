@@ -29,6 +29,12 @@ def listen_to_progress(listener: Listener) -> None:
     _LISTENER.set(listener)
 
 
+def announce_step(org: str, group: str, done: int, total: int, *, failed: bool) -> None:
+    """Tell whoever listens that one more is through."""
+    if listener := _LISTENER.get():
+        listener(Step(org, group, done, total, failed))
+
+
 class SyncProgress:
     """Counts the groups of one sync and shows the count.
 
@@ -53,7 +59,34 @@ class SyncProgress:
     async def step(self, group: str, *, failed: bool) -> None:
         """One group more is through."""
         self._done += 1
+        announce_step(self._org, group, self._done, self._total, failed=failed)
+        if self._artifact is not None:
+            await aupdate_progress_artifact(self._artifact, 100.0 * self._done / self._total)
+
+
+class FleetProgress:
+    """Counts the orgs of a fleet's sync and shows the count."""
+
+    def __init__(self) -> None:
+        self._done = self._total = 0
+        self._artifact: UUID | None = None
+
+    async def start(self, total: int) -> None:
+        """Show 0 % of so many."""
+        self._total = total
+        if total and FlowRunContext.get() is not None:
+            self._artifact = await acreate_progress_artifact(
+                0.0, key="kommo-progress-all", description=f"Sync of {total} orgs"
+            )
+
+    def step(self, org: str, *, failed: bool) -> None:
+        """One org more is through."""
+        self._done += 1
+        self._total = max(self._total, self._done)
         if listener := _LISTENER.get():
-            listener(Step(self._org, group, self._done, self._total, failed))
+            listener(Step("all orgs", org, self._done, self._total, failed))
+
+    async def show(self) -> None:
+        """Show how far it is."""
         if self._artifact is not None:
             await aupdate_progress_artifact(self._artifact, 100.0 * self._done / self._total)

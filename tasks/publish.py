@@ -29,12 +29,17 @@ async def publish_sync_report(report: SyncReport) -> None:
         key=f"kommo-sync-{report.org}",
         description=report.summary() if report.state == "completed" else f"**Failed.** {report.reason}",
     )
-    facts = report.facts()
-    emit_org_event(f"kommo.sync.{report.state}", report.org, facts)
-    if report.drift.changes:
-        await acreate_markdown_artifact(
-            drift_markdown(report.drift),
-            key=f"kommo-drift-{report.org}",
-            description=f"{len(report.drift.changes)} changes in {report.org}, {report.breaking} of them breaking",
-        )
-        emit_org_event("kommo.drift.detected", report.org, facts | drift_facts(report.drift))
+    emit_org_event(f"kommo.sync.{report.state}", report.org, report.facts())
+    await publish_drift(report)
+
+
+async def publish_drift(report: SyncReport) -> None:
+    """Show what changed, if anything did: the artifact `kommo-drift-ORG` and the event `kommo.drift.detected`."""
+    if not report.drift.changes:
+        return
+    await acreate_markdown_artifact(
+        drift_markdown(report.drift),
+        key=f"kommo-drift-{report.org}",
+        description=f"{len(report.drift.changes)} changes in {report.org}, {report.breaking} of them breaking",
+    )
+    emit_org_event("kommo.drift.detected", report.org, report.facts() | drift_facts(report.drift))

@@ -15,6 +15,7 @@ the call with the old token: Kommo takes it as long as the new pair is unused [D
 is lost, and the connection says so instead of guessing.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from pydantic import SecretStr
@@ -111,6 +112,10 @@ class Refresher:
         """
         return await self._vault.held(connection)
 
+    async def read_ahead(self, orgs: Sequence[str]) -> dict[str, HeldPair]:
+        """The pairs of many orgs at once, as far as the journal has them; see `Vault.read_ahead`."""
+        return await self._vault.read_ahead(orgs)
+
     async def fresh(
         self,
         org: str,
@@ -118,6 +123,7 @@ class Refresher:
         margin: timedelta = MARGIN,
         refused: SecretStr | None = None,
         force: bool = False,
+        due: bool = False,
         patience: float = WAIT_SECONDS,
     ) -> Refreshed:
         """A pair whose access token is good for longer than `margin`.
@@ -127,6 +133,8 @@ class Refresher:
             margin: How long it must still be good.
             refused: An access token that Kommo has just refused: a pair that holds it is not good.
             force: Refresh whatever the pair's age (once: a pair that came while waiting for the claim will do).
+            due: The store says that it needs a fresh pair: it is claimed at once, and looked at only under the claim.
+                That spares a run that refreshes thousands one of the two looks at each.
             patience: Seconds to wait while somebody else refreshes.
 
         Raises:
@@ -137,15 +145,17 @@ class Refresher:
         await self._reached("wanted")
         until = self._clock.monotonic() + patience
         first: str | None = None
+        wanted = Wanted(margin, refused, not_fingerprint=None)
         while True:
             connection = await refreshable(self._database, org)
-            held = await self._vault.held(connection)
-            first = first or held.fingerprint
-            wanted = Wanted(margin, refused, not_fingerprint=first if force else None)
-            if wanted.is_met_by(held, self._clock.now()):
-                if not held.in_block or connection.token_fingerprint != held.fingerprint:
-                    held = await self._vault.settle(connection, held)
-                return Refreshed(held, called=False)
+            if not due or force:
+                held = await self._vault.held(connection)
+                first = first or held.fingerprint
+                wanted = Wanted(margin, refused, not_fingerprint=first if force else None)
+                if wanted.is_met_by(held, self._clock.now()):
+                    if not held.in_block or connection.token_fingerprint != held.fingerprint:
+                        held = await self._vault.settle(connection, held)
+                    return Refreshed(held, called=False)
             # A claim counts from before it was made: being held up shortens it.
             begun = self._clock.monotonic()
             claim = await take_claim(self._database, org, self._owner, self._claim_seconds)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
@@ -15,6 +14,7 @@ from kommo.clock import Clock
 from store.connections import ConnectionRecord, ConnectionState, has_pairs
 from store.connections import due_connections as due_page
 from store.database import Database
+from store.shards import Shard
 from tasks.attempt import Refreshed
 from tasks.calling import refreshable
 from tasks.errors import ClaimLostError, ReauthorizationRequiredError, RefreshUnknownError, sentence_of
@@ -44,16 +44,26 @@ class RefreshReport(BaseModel):
     refreshed: int = 0
     good: int = Field(default=0, description="Were good after all: another process had been there.")
     moved: dict[str, str] = Field(default_factory=dict, description="Org → its account's new host.")
-    failures: list[RefreshFailure] = Field(default_factory=list)
+    failures: list[RefreshFailure] = Field(
+        default_factory=list, description="The first of those that failed."
+    )
+    outcomes: dict[str, int] = Field(default_factory=dict, description="How many failures of each outcome.")
     seconds: float = 0.0
 
-    def counts(self) -> dict[str, int]:
-        """How many failures there are of each outcome."""
-        return dict(Counter(failure.outcome for failure in self.failures))
+    @property
+    def failed(self) -> int:
+        """How many could not be refreshed."""
+        return sum(self.outcomes.values())
+
+    def fail(self, org: str, outcome: str, reason: str) -> None:
+        """Count one that could not be refreshed."""
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        if len(self.failures) < _SHOWN:
+            self.failures.append(RefreshFailure(org=org, outcome=outcome, reason=reason))
 
     def summary(self) -> str:
         """One line for a log, an artifact and the terminal."""
-        failed = ", ".join(f"{number} {outcome}" for outcome, number in sorted(self.counts().items()))
+        failed = ", ".join(f"{number} {outcome}" for outcome, number in sorted(self.outcomes.items()))
         return (
             f"{self.due} connections due, {self.refreshed} refreshed, {self.good} were good"
             f"{f', {len(self.moved)} moved' if self.moved else ''}{f', {failed}' if failed else ''} "
@@ -86,12 +96,20 @@ async def has_refreshable(database: Database, org: str | None) -> bool:
     return True
 
 
-async def _due(session: RefreshSession, margin: timedelta) -> AsyncIterator[ConnectionRecord]:
-    """Every connection that is due as of now, page by page."""
+async def _due(
+    session: RefreshSession, margin: timedelta, shard: Shard | None
+) -> AsyncIterator[ConnectionRecord]:
+    """Every connection that is due as of now, page by page, first the one whose access token ends first."""
     now, after = session.clock.now(), None
     while True:
         page = await due_page(
-            session.database, before=now + margin, idle_before=now - IDLE, now=now, after=after, limit=_PAGE
+            session.database,
+            before=now + margin,
+            idle_before=now - IDLE,
+            now=now,
+            shard=shard,
+            after=after,
+            limit=_PAGE,
         )
         for record in page.items:
             yield record
@@ -107,7 +125,13 @@ async def _due(session: RefreshSession, margin: timedelta) -> AsyncIterator[Conn
     persist_result=False,
 )
 async def refresh_due(
-    session: RefreshSession, within: str, margin: timedelta, *, concurrency: int, org: str | None = None
+    session: RefreshSession,
+    within: str,
+    margin: timedelta,
+    *,
+    concurrency: int,
+    org: str | None = None,
+    shard: Shard | None = None,
 ) -> RefreshReport:
     """Refresh what is due; one dead connection never stops the rest.
 
@@ -117,6 +141,7 @@ async def refresh_due(
         margin: connections whose access token ends within it are due.
         concurrency: how many at a time.
         org: only this one, due or not.
+        shard: only this part of the orgs.
     """
     report, begun = RefreshReport(within=within), session.clock.monotonic()
 
@@ -132,13 +157,13 @@ async def refresh_due(
                 if isinstance(error, RefreshUnknownError)
                 else "failed"
             )
-            report.failures.append(RefreshFailure(org=name, outcome=outcome, reason=sentence_of(error)))
+            report.fail(name, outcome, sentence_of(error))
 
     if org is not None:
         await one(org, force=True)
     else:
         await _several(
-            _due(session, margin),
+            _due(session, margin, shard),
             lambda record: one(record.org, force=_is_idle(session, record) or _is_unsettled(record)),
             concurrency,
         )
@@ -150,8 +175,8 @@ async def _fresh(refresher: Refresher, org: str, margin: timedelta, *, force: bo
     """Refresh one; again if its turn did not come in time, which happens where many processes share the budget."""
     for _ in range(_TRIES - 1):
         with contextlib.suppress(ClaimLostError):
-            return await refresher.fresh(org, margin=margin, force=force)
-    return await refresher.fresh(org, margin=margin, force=force)
+            return await refresher.fresh(org, margin=margin, force=force, due=not force)
+    return await refresher.fresh(org, margin=margin, force=force, due=not force)
 
 
 def _is_idle(session: RefreshSession, record: ConnectionRecord) -> bool:
@@ -167,7 +192,7 @@ def _is_unsettled(record: ConnectionRecord) -> bool:
 def _count(report: RefreshReport, org: str, done: Refreshed) -> None:
     report.refreshed += done.called
     report.good += not done.called
-    if done.moved_from is not None:
+    if done.moved_from is not None and len(report.moved) < _SHOWN:
         report.moved[org] = done.pair.host
 
 

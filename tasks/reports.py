@@ -6,6 +6,9 @@ from pydantic import BaseModel, Field
 
 from store.drift import Drift
 
+FAILURES_SHOWN = 100
+"""So many failures are named in a report; all are in `sync_run`."""
+
 
 class KindReport(BaseModel):
     """What became of one kind in one run."""
@@ -59,9 +62,55 @@ class SyncReport(BaseModel):
         )
 
 
+class FleetFailure(BaseModel):
+    """One org that could not be synced."""
+
+    org: str
+    reason: str
+
+
 class FleetReport(BaseModel):
-    """What one sync of all connected orgs came to."""
+    """What one sync of many orgs came to: counts, and the first failures. Every org's own run is in the store."""
 
     scope: str
-    completed: list[str] = Field(default_factory=list)
-    failed: dict[str, str] = Field(default_factory=dict, description="Org → why, as a sentence.")
+    shard: str | None = None
+    due: int = Field(default=0, description="Orgs that were to be synced when the run began.")
+    completed: int = 0
+    failed: int = 0
+    drifted: int = Field(default=0, description="Orgs whose set-up had changed.")
+    breaking: int = Field(default=0, description="Orgs with a change that breaks somebody.")
+    requests: int = 0
+    rows: int = Field(default=0, description="Version rows written.")
+    failures: list[FleetFailure] = Field(default_factory=list, description="The first of those that failed.")
+    stopped: str | None = Field(default=None, description="Why the run ended before its time.")
+    seconds: float = 0.0
+
+    def add(self, other: "FleetReport") -> None:
+        """Count what a part came to."""
+        for name in ("completed", "failed", "drifted", "breaking", "requests", "rows"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.failures = (self.failures + other.failures)[:FAILURES_SHOWN]
+
+    def count(self, org: str, outcome: "SyncReport | str") -> None:
+        """Count one org: its report, or why there is none."""
+        if isinstance(outcome, SyncReport):
+            self.requests += outcome.requests
+            self.rows += sum(kind.rows_written for kind in outcome.kinds)
+            self.drifted += bool(outcome.drift.changes)
+            self.breaking += outcome.breaking > 0
+            if outcome.state == "completed":
+                self.completed += 1
+                return
+            outcome = outcome.reason or "It failed."
+        self.failed += 1
+        if len(self.failures) < FAILURES_SHOWN:
+            self.failures.append(FleetFailure(org=org, reason=outcome))
+
+    def summary(self) -> str:
+        """One line for a log, an artifact and the terminal."""
+        drift = f", {self.drifted} changed ({self.breaking} breaking)" if self.drifted else ""
+        return (
+            f"{self.completed} of {self.due} orgs synced{drift}{f', {self.failed} failed' if self.failed else ''}, "
+            f"{self.rows} version rows written, {self.requests} requests in {self.seconds:.1f} s"
+            f"{f'. Stopped: {self.stopped}' if self.stopped else ''}"
+        )

@@ -68,6 +68,12 @@ class SyncSession:
         self.run_id = run_id
         self.clock = clock
         self.started_at = clock.now()
+        self._sent_before = client.requests_sent
+
+    @property
+    def requests(self) -> int:
+        """How many requests this sync has sent."""
+        return self.client.requests_sent - self._sent_before
 
     def __repr__(self) -> str:
         return f"SyncSession(org={self.org!r}, run_id={self.run_id!r})"
@@ -92,7 +98,12 @@ async def load_connection(org: str) -> KommoConnection:
 
 @asynccontextmanager
 async def open_refresher(
-    database: Database, settings: Settings, *, lane: Lane = Lane.ACTION, clock: Clock | None = None
+    database: Database,
+    settings: Settings,
+    *,
+    lane: Lane = Lane.ACTION,
+    clock: Clock | None = None,
+    loose: float = 0.0,
 ) -> AsyncIterator[Refresher]:
     """What gives out fresh pairs of tokens, for as long as the block lasts.
 
@@ -107,6 +118,7 @@ async def open_refresher(
         egress_key=f"egress:{settings.egress}",
         lane=lane,
         clock=clock,
+        loose=loose,
     )
     async with PrefectBlocks() as blocks, oauth:
         yield Refresher(
@@ -164,45 +176,77 @@ async def open_sync_session(
     clock = clock or SystemClock()
     async with open_database(settings) as database:
         connection = await find_connection(database, org)
-        async with open_client(database, connection, settings, clock) as client:
-            run_id = await begin_run(database, org, scope.value, flow_run.get_id(), now=clock.now())
-            session = SyncSession(
-                org=org,
-                scope=scope,
-                connection=connection,
-                client=client,
-                database=database,
-                run_id=run_id,
-                clock=clock,
-            )
-            try:
-                yield session
-            except BaseException as error:
-                # A cancelled run says so too; a killed one cannot, and is called abandoned by a later one.
-                await asyncio.shield(_give_up(session, error))
-                raise
+        async with (
+            open_client(database, connection, settings, clock) as client,
+            begun_sync(connection, scope, client, database, clock) as session,
+        ):
+            yield session
 
 
-async def _give_up(session: SyncSession, error: BaseException) -> None:
+@asynccontextmanager
+async def begun_sync(
+    connection: ConnectionRecord, scope: Scope, client: KommoClient, database: Database, clock: Clock
+) -> AsyncIterator[SyncSession]:
+    """Begin the run of a sync; if what happens in the block raises, the run has failed."""
+    run_id = await begin_run(database, connection.org, scope.value, flow_run.get_id(), now=clock.now())
+    session = SyncSession(
+        org=connection.org,
+        scope=scope,
+        connection=connection,
+        client=client,
+        database=database,
+        run_id=run_id,
+        clock=clock,
+    )
+    try:
+        yield session
+    except BaseException as error:
+        # A cancelled run says so too; a killed one cannot, and is called abandoned by a later one.
+        seconds = (clock.now() - session.started_at).total_seconds()
+        ending = give_up(
+            database,
+            session.org,
+            scope,
+            run_id,
+            error,
+            requests=session.requests,
+            seconds=seconds,
+            clock=clock,
+        )
+        await asyncio.shield(ending)
+        raise
+
+
+async def give_up(
+    database: Database,
+    org: str,
+    scope: Scope,
+    run_id: str,
+    error: BaseException,
+    *,
+    requests: int = 0,
+    seconds: float = 0.0,
+    clock: Clock,
+) -> None:
+    """End a run that came to nothing, and let the product know."""
     reason = "The run was cancelled." if isinstance(error, asyncio.CancelledError) else sentence_of(error)
-    requests, now = session.client.requests_sent, session.clock.now()
     facts = {
-        "org": session.org,
-        "scope": session.scope.value,
-        "run_id": session.run_id,
+        "org": org,
+        "scope": scope.value,
+        "run_id": run_id,
         "state": "failed",
         "reason": reason,
         "requests": requests,
-        "seconds": round((now - session.started_at).total_seconds(), 3),
+        "seconds": round(seconds, 3),
     }
     await finish_run(
-        session.database,
-        session.run_id,
+        database,
+        run_id,
         "failed",
         requests,
         reason,
-        events=[sync_ended(session.org, session.run_id, "failed", facts)],
-        now=now,
+        events=[sync_ended(org, run_id, "failed", facts)],
+        now=clock.now(),
     )
 
 

@@ -42,6 +42,11 @@ async def snapshot_group(session: SyncSession, group: Group) -> dict[str, Saved]
     Raises:
         KommoError: Kommo did not give it; the snapshot is marked failed with the reason, others are untouched.
     """
+    return await save_group(session, group)
+
+
+async def save_group(session: SyncSession, group: Group) -> dict[str, Saved]:
+    """The same without a task run of its own: where one is made for many orgs."""
     read_started_at = session.clock.now()
     try:
         rows = await read_group(session, group)

@@ -7,6 +7,7 @@ and the current pair is the end of the chain that these links form. A block that
 pair is thus no danger: the chain leads on from it.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from kommo.tokenpair import TokenPair, fingerprint
 from store.connections import ConnectionRecord, ConnectionState, get_connection
 from store.database import Database
 from store.errors import SealBrokenError, StoreError, UnknownConnectionError
+from store.fleet import pointed_pairs
 from store.sealing import Sealer
 from store.token_journal import Edge, JournalRow, Promotion, append_pair, chain, forget, get_pair, promote
 from tasks.credentials import ConnectionBlocks
@@ -270,6 +272,18 @@ class Vault:
             expires_at=pair.expires_at,
             now=self._clock.now(),
         )
+
+    async def read_ahead(self, orgs: Sequence[str]) -> dict[str, HeldPair]:
+        """The pairs of many orgs in one question to the journal; for what reads, not for what refreshes.
+
+        Left out is whoever's journal does not say it at a glance. If only the block has a newer pair (the journal was
+        down when it came), Kommo refuses the one from here at worst, and whoever is refused looks into the block.
+        """
+        found: dict[str, HeldPair] = {}
+        for org, row in (await pointed_pairs(self._database, orgs)).items():
+            with contextlib.suppress(SealBrokenError):  # the block may have it all the same
+                found[org] = replace(self._open(row), in_block=row.promoted_at is not None)
+        return found
 
     def _open(self, row: JournalRow) -> HeldPair:
         pair = TokenPair.from_json(self._sealer.open(row.sealed))

@@ -10,17 +10,17 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
 from kommo.clock import Clock
-from store.connections import ConnectionRecord, ConnectionState, get_connection, list_connections
+from store.connections import ConnectionRecord, get_connection
 from store.database import Database
 from store.errors import UnknownConnectionError
-from store.subscriptions import SubscriptionState
+from store.shards import Shard
+from store.subscriptions import SubscriptionState, waiting_for_a_check
 from tasks.backlog_clients import Clients
 from tasks.completeness import percent
 from tasks.errors import sentence_of
 from tasks.reconcile import GRACE, Reconciler, ReconcileReport, compared_until, where_to_begin
 from tasks.subscription import Door, Found, setup_webhook
 
-_WORKING = frozenset({ConnectionState.CONNECTED, ConnectionState.DEGRADED})
 _PAGE = 500
 _SHOWN = 200
 
@@ -41,21 +41,52 @@ class HookHealth(BaseModel):
 class HealthReport(BaseModel):
     """What one look at all webhooks came to. Holds no key and no address with one."""
 
-    orgs: list[HookHealth] = Field(default_factory=list)
-    failed: dict[str, str] = Field(default_factory=dict, description="Org → why, as a sentence.")
+    orgs: list[HookHealth] = Field(
+        default_factory=list, description="The first orgs; of a large fleet those only that need somebody."
+    )
+    failed: dict[str, str] = Field(
+        default_factory=dict, description="Org → why, as a sentence; the first of them."
+    )
+    seen: int = Field(default=0, description="How many orgs were looked at.")
+    on: int = Field(default=0, description="How many subscriptions are on now.")
+    mended: int = 0
+    compared: int = 0
+    changes: int = Field(default=0, description="Changes in the accounts that were compared.")
+    arrived: int = Field(default=0, description="How many of these had come by webhook.")
+    failures: int = Field(default=0, description="How many orgs could not be looked at.")
     seconds: float = 0.0
+
+    def fail(self, org: str, reason: str) -> None:
+        """Count an org that could not be looked at."""
+        self.failures += 1
+        if len(self.failed) < _SHOWN:
+            self.failed[org] = reason
+
+    def count(self, one: HookHealth) -> None:
+        """Count an org that was looked at; its details are kept as long as there is room, trouble longest."""
+        mended = one.found not in {Found.GOOD, "unknown"}
+        self.seen += 1
+        self.on += one.state == SubscriptionState.ON
+        self.mended += mended
+        if one.reconciled is not None:
+            self.compared += 1
+            self.changes += one.reconciled.total("changes")
+            self.arrived += one.reconciled.total("arrived")
+        well = one.state == SubscriptionState.ON and not mended
+        if len(self.orgs) < (_SHOWN if well else 2 * _SHOWN):
+            self.orgs.append(one)
 
     def summary(self) -> str:
         """One line for a log, an artifact and the terminal."""
-        mended = sum(one.found not in {Found.GOOD, "unknown"} for one in self.orgs)
-        on = sum(one.state == SubscriptionState.ON for one in self.orgs)
-        compared = [one.reconciled for one in self.orgs if one.reconciled is not None]
-        changes, arrived = (sum(one.total(name) for one in compared) for name in ("changes", "arrived"))
+        came = (
+            f", {percent(self.arrived / self.changes)} of {self.changes} changes had come"
+            if self.changes
+            else ""
+        )
         return (
-            f"{on} of {len({one.org for one in self.orgs} | set(self.failed))} subscriptions are on, {mended} mended; "
-            f"{len(compared)} orgs compared"
-            f"{f', {percent(arrived / changes)} of {changes} changes had come' if changes else ''}"
-            f"{f'; {len(self.failed)} failed' if self.failed else ''} in {self.seconds:.1f} s"
+            f"{self.on} of {self.seen + self.failures} subscriptions are on, {self.mended} mended; "
+            f"{self.compared} orgs compared{came}"
+            f"{f'; {self.failures} failed' if self.failures else ''} in {self.seconds:.1f} s"
         )
 
 
@@ -95,6 +126,7 @@ async def check_webhooks(
     session: HealthSession,
     *,
     orgs: list[str] | None,
+    shard: Shard | None = None,
     compare_after: timedelta,
     grace: timedelta = GRACE,
     concurrency: int = 8,
@@ -104,6 +136,7 @@ async def check_webhooks(
     Args:
         session: What to work with.
         orgs: Only these.
+        shard: Only this part of the orgs.
         compare_after: An org whose last comparison is older than this is compared, even if all seems well.
         grace: Changes younger than this are left to the next comparison.
         concurrency: How many orgs at a time.
@@ -111,7 +144,7 @@ async def check_webhooks(
     report, begun, turn = HealthReport(), session.clock.monotonic(), asyncio.Semaphore(concurrency)
 
     async def one(connection: ConnectionRecord) -> None:
-        org = connection.org
+        org, health = connection.org, None
         try:
             async with session.clients.use(connection) as client:
                 subscription, found = await setup_webhook(
@@ -123,7 +156,6 @@ async def check_webhooks(
                     state=subscription.state,
                     reason=subscription.reason,
                 )
-                report.orgs.append(health)
                 if found in {Found.DISABLED, Found.MISSING, Found.INCOMPLETE}:
                     session.announce(f"kommo.webhooks.{found}", org, {"state": subscription.state})
                 # A comparison that somebody made of the last hour says nothing of the day before.
@@ -138,7 +170,11 @@ async def check_webhooks(
                     health.reconciled = await worker.run(since, grace=grace)
                     announce_reconciled(session.announce, health.reconciled)
         except Exception as error:  # noqa: BLE001 - whatever it was, the others go on and the report names it
-            report.failed[org] = sentence_of(error)
+            if health is not None:  # as far as it came
+                report.count(health)
+            report.fail(org, sentence_of(error))
+        else:
+            report.count(health)
 
     async def in_turn(connection: ConnectionRecord) -> None:
         try:
@@ -147,7 +183,7 @@ async def check_webhooks(
             turn.release()
 
     async with asyncio.TaskGroup() as group:
-        async for connection in _asked_for(session.database, orgs, report):
+        async for connection in _asked_for(session.database, orgs, shard, session.clock.now(), report):
             await turn.acquire()
             group.create_task(in_turn(connection))
     report.orgs.sort(key=lambda health: health.org)
@@ -254,20 +290,19 @@ def _row(org: str, found: str, now: str = "", completeness: str = "", why: str =
 
 
 async def _asked_for(
-    database: Database, orgs: list[str] | None, report: HealthReport
+    database: Database, orgs: list[str] | None, shard: Shard | None, begun: datetime, report: HealthReport
 ) -> AsyncIterator[ConnectionRecord]:
     """The connections that are to be looked at; an org that was named and has none is a failure."""
     for org in orgs or ():
         try:
             yield await get_connection(database, org)
         except UnknownConnectionError as error:
-            report.failed[org] = sentence_of(error)
+            report.fail(org, sentence_of(error))
     after: str | None = None
     while orgs is None:
-        page = await list_connections(database, after=after, limit=_PAGE)
+        page = await waiting_for_a_check(database, begun=begun, shard=shard, after=after, limit=_PAGE)
         for record in page.items:
-            if record.state in _WORKING:
-                yield record
+            yield record
         after = page.next_after
         if after is None:
             return

@@ -120,8 +120,7 @@ async def deliver(*orgs: str, linger: str = "0s", shard: str | None = None, json
     """
     with many_imports():
         from flows.deliver_events import deliver_events
-        from flows.token_refresh import parse_span
-        from flows.webhook_backlog import parse_shard
+        from flows.parameters import parse_shard, parse_span
         from tasks.errors import EventsSetupError
 
     try:

@@ -12,7 +12,8 @@ async def refresh(org: str | None = None, *, within: str = "6h", json: bool = Fa
         within: Due is what ends within this time: a number and s, m, h or d.
         json: Print the report as JSON.
     """
-    from flows.token_refresh import parse_span, token_refresh
+    from flows.parameters import parse_span
+    from flows.token_refresh import token_refresh
     from tasks.errors import RefreshRunFailedError
 
     try:

@@ -79,9 +79,10 @@ async def _sync_fleet(scope: Scope, *, json: bool) -> None:
     if json:
         print_json(report)
     else:
-        rows = [(org, state_text("completed"), "") for org in report.completed]
-        rows += [(org, state_text("failed"), cell(reason)) for org, reason in report.failed.items()]
-        table(["org", "sync", "why"], rows)
+        if report.failures:
+            rows = [(cell(one.org), state_text("failed"), cell(one.reason)) for one in report.failures]
+            table(["org", "sync", "why"], rows)
+        say(report.summary())
     if failure is not None:
         raise failure
 

@@ -26,14 +26,16 @@ async def health(
         json: Print the report as JSON.
     """
     with many_imports():
-        from flows.token_refresh import parse_span
+        from flows.parameters import parse_span
         from flows.webhook_health import webhook_health
         from tasks.errors import WebhookHealthFailedError
 
     _check_spans(parse_span, compare_after=compare_after, grace=grace)
     failure: WebhookHealthFailedError | None = None
     try:
-        report = await webhook_health(list(orgs) or None, compare_after, grace, concurrency)
+        report = await webhook_health(
+            list(orgs) or None, compare_after=compare_after, grace=grace, concurrency=concurrency
+        )
     except WebhookHealthFailedError as error:
         report, failure = error.report, error
     if json:
@@ -74,8 +76,8 @@ async def reconcile(org: str, *, since: str | None = None, grace: str = "2m", js
         json: Print the report as JSON.
     """
     with many_imports():
+        from flows.parameters import parse_span
         from flows.reconcile import reconcile as compare
-        from flows.token_refresh import parse_span
 
     _check_spans(parse_span, grace=grace)
     report = await compare(org, None if since is None else _moment(since), grace)

@@ -27,8 +27,8 @@ async def run_backlog(*orgs: str, linger: str = "0s", shard: str | None = None, 
         json: Print the report as JSON.
     """
     with many_imports():
-        from flows.token_refresh import parse_span
-        from flows.webhook_backlog import parse_shard, webhook_backlog
+        from flows.parameters import parse_shard, parse_span
+        from flows.webhook_backlog import webhook_backlog
 
     try:
         parse_span(linger)

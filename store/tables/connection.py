@@ -20,7 +20,8 @@ class Connection(StoreModel, table=True):
 
     `token_fingerprint` is that of the pair last known as the current one, NULL for a long-lived token;
     `token_serial` counts the tokens that it has had, pairs and long-lived ones, `refresh_attempts` the failures in a
-    row. Before `next_refresh_at` nobody tries to refresh again.
+    row. Before `next_refresh_at` nobody tries to refresh again. `slot` is a hash of the org's name (`store.shards`);
+    at `drifted_at` a sync last found a change that breaks somebody.
     """
 
     __tablename__ = "connection"
@@ -28,6 +29,7 @@ class Connection(StoreModel, table=True):
         Index("ix_connection_state_org", "state", "org"),
         Index("ix_connection_account", "account_id"),
         Index("ix_connection_due", "token_kind", "state", "next_refresh_at"),
+        Index("ix_connection_fleet", "state", "slot"),
     )
     org: str = text_column(primary_key=True)
     provider: str = text_column()
@@ -52,3 +54,5 @@ class Connection(StoreModel, table=True):
     refresh_attempts: int = counter_column()
     next_refresh_at: datetime | None = time_column(null=True)
     reason_code: str | None = text_column(null=True)
+    slot: int = counter_column()
+    drifted_at: datetime | None = time_column(null=True)

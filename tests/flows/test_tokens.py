@@ -16,7 +16,8 @@ from blocks.names import block_name
 from blocks.settings import Settings
 from flows.connect import connect_account, disconnect_account
 from flows.full_sync import full_crm_sync
-from flows.token_refresh import parse_span, token_refresh
+from flows.parameters import parse_span
+from flows.token_refresh import token_refresh
 from kommo.clock import SystemClock
 from kommo.errors import ErrorKind, KommoError
 from kommo.hosts import parse_host

@@ -3,7 +3,8 @@
 import pytest
 
 from blocks.settings import Settings
-from flows.webhook_backlog import parse_shard, webhook_backlog
+from flows.parameters import parse_shard
+from flows.webhook_backlog import webhook_backlog
 from sandbox import running_sandbox
 from tasks.installation import open_database
 from tests.syncing import connect, quiet_config

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kommo.budget import (
     HORIZONS,
     LATE_TOLERANCE,
+    LOOSE,
     RESERVE,
     InProcessBudget,
     Lane,
@@ -181,6 +182,49 @@ async def test_r1_granted_moments_keep_the_window_and_stay_inside_the_horizon(
     places = int(limit)
     for times in starts.values():
         assert all(b - a >= RESERVE - 1e-9 for a, b in zip(times, times[places:], strict=False))
+
+
+@given(
+    steps=st.lists(st.tuples(st.floats(0, 0.5), st.booleans(), st.floats(0, 1)), min_size=8, max_size=60),
+    limit=st.floats(2, 50),
+    seconds=st.floats(0.02, 0.9),
+)
+async def test_r1_whenever_a_loose_request_starts_in_its_time_the_window_holds(
+    steps: list[tuple[float, bool, float]], limit: float, seconds: float
+) -> None:
+    clock = InstantClock()
+    budget = InProcessBudget({"account": limit, "egress": 0}, clock)
+    starts: list[float] = []
+    for pause, loose, late in steps:
+        clock.time += pause
+        slot = (
+            await budget.reserve_loosely(KEYS[0], Lane.ACTION, seconds)
+            if loose
+            else await budget.reserve(KEYS[0], Lane.ACTION)
+        )
+        starts.append(clock.time + slot.wait + (late * seconds if loose else 0.0))
+    starts.sort()
+    assert all(b - a >= RESERVE - 1e-9 for a, b in zip(starts, starts[int(limit) :], strict=False))
+
+
+async def test_r1_a_process_that_is_late_every_time_sends_at_once_where_it_may_be_late() -> None:
+    clock = SimulatedClock(late=lambda: 0.3)
+    budget, begun = InProcessBudget({"account": 7, "egress": 0}, clock), clock.time
+    for _ in range(10):
+        await clock.run(wait_for_turn(budget, KEYS[0], Lane.SYNC, clock, loose=LOOSE))
+    assert clock.time - begun < 10 * (LOOSE + SPACING + 0.35)
+
+
+async def test_r1_an_address_that_does_not_count_holds_nobody_up_but_can_be_stopped() -> None:
+    clock = InstantClock()
+    budget = InProcessBudget({"account": 7, "egress": 0}, clock)
+    for number in range(100):
+        assert (await budget.reserve([f"account:{number}", "egress:default"], Lane.SYNC)).wait == 0
+    await budget.slow_down(["account:1", "egress:default"], 30.0)
+    assert (await budget.reserve(["account:2", "egress:default"], Lane.ACTION)).wait < 1
+    assert (await budget.reserve(["account:1", "egress:default"], Lane.ACTION)).wait > 29
+    await budget.block(["egress:default"], 900.0, "blocked by Kommo")
+    assert (await budget.reserve(["account:3", "egress:default"], Lane.ACTION)).blocked_reason
 
 
 async def test_places_lie_one_spacing_apart_after_a_rest_and_a_short_stall_is_made_up_for() -> None:

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, MetaData, column, inspect, table, text
+from sqlalchemy import Connection, MetaData, column, inspect, select, table, text
 from sqlalchemy.sql.schema import SchemaConst
 
 from store.address import parse_address
@@ -27,6 +27,7 @@ from store.errors import (
     SchemaUnknownError,
     WriteRefusedError,
 )
+from store.shards import slot_of
 from store.snapshots import read_snapshot
 from store.tables import metadata
 from tests.store.builders import START, item, minutes, pipeline, run_processes, save
@@ -106,7 +107,8 @@ async def _definitions(db: Database) -> set[str]:
         columns = await connection.execute(
             text(
                 "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns"
-                " WHERE table_schema = :schema AND table_name NOT IN ('alembic_version', 'crm_connections')"
+                " WHERE table_schema = :schema AND table_name != 'alembic_version' AND table_name NOT IN"
+                " (SELECT viewname FROM pg_views WHERE schemaname = :schema)"
             ),
             {"schema": db.address.schema},
         )
@@ -133,7 +135,7 @@ async def test_connections_of_the_first_version_come_through_an_upgrade_and_back
         await db.upgrade("0001")
         later = {
             *("token_fingerprint", "token_serial", "refreshed_at", "refresh_attempts", "next_refresh_at"),
-            "reason_code",
+            *("reason_code", "slot", "drifted_at"),
         }
         old = [one for one in metadata.tables["connection"].columns if one.name not in later]
         then = table("connection", *(column(one.name, one.type) for one in old), schema=db.address.schema)
@@ -150,6 +152,10 @@ async def test_connections_of_the_first_version_come_through_an_upgrade_and_back
         assert {(one.token_serial, one.refresh_attempts, one.token_fingerprint) for one in found} == {
             (0, 0, None)
         }
+        async with db.read() as connection:
+            shown = metadata.tables["connection"]
+            slots = (await connection.execute(select(shown.c.org, shown.c.slot))).all()
+        assert {row.org: row.slot for row in slots} == {org: slot_of(org) for org in states}
         await set_state(db, "a", "refreshing", now=START)
         await set_state(db, "b", "outcome_unknown", now=START)
         await db.downgrade("0001")
@@ -179,7 +185,7 @@ async def test_a_configured_database_that_is_behind_is_never_migrated_unasked(
             await db.upgrade()
         else:
             await db.ensure()
-        assert (await db.state()).revision == "0006_test"
+        assert (await db.state()).revision == "0009_test"
 
 
 def _add_a_revision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +205,7 @@ def _add_a_revision(monkeypatch: pytest.MonkeyPatch) -> None:
         return made
 
     monkeypatch.setattr(migrate, "_config", config)
-    monkeypatch.setattr(migrate, "newest_revision", lambda: "0006_test")
+    monkeypatch.setattr(migrate, "newest_revision", lambda: "0009_test")
 
 
 def test_the_newest_revision_by_name_is_the_one_that_alembic_finds() -> None:
