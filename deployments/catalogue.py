@@ -148,6 +148,18 @@ CATALOGUE: tuple[Entry, ...] = (
         tags=("one org",),
     ),
     Entry(
+        "flows.sync_records.sync_records",
+        "on-demand",
+        Queue.BULK,
+        does="Reads one org's records (leads, contacts, tasks, notes …): what changed since the last time, or all.",
+        by_hand="When the records are wanted in SQL; with the mode `full` to see what is gone.",
+        costs=(
+            "One request for every 250 records that are read, in the lane of syncs: 100 000 leads are a minute at 7 a "
+            f"second. And {_START}. A run that was broken off is gone on with."
+        ),
+        tags=("one org",),
+    ),
+    Entry(
         "flows.connect.connect_account",
         "on-demand",
         Queue.URGENT,
@@ -243,14 +255,42 @@ CATALOGUE: tuple[Entry, ...] = (
         tags=("fleet",),
     ),
     Entry(
+        "flows.fleet_status.fleet_status",
+        "every-five-minutes",
+        Queue.STEADY,
+        does="Looks at the whole installation: who is broken, what waits, what is late. Shows it as the artifact "
+        "`kommo-fleet`, and emits an event where the whole has gone wrong, or is well again.",
+        by_hand="To see how things stand now; `kommo status` says the same at a terminal.",
+        costs=f"No request to Kommo, some twenty queries, one artifact, and {_START}.",
+        cron="2-59/5 * * * *",
+        limit=1,
+        tags=("fleet",),
+    ),
+    Entry(
         "flows.fleet_sync.full_crm_sync_all",
         "nightly",
         Queue.BULK,
-        does="Reads every connected org's Kommo set-up, every night at 03:00 UTC, and saves what changed.",
+        does="Reads every connected org's Kommo set-up and saves what changed, each night from midnight to six, UTC. "
+        "Each org has a minute of its own, so that the night's load is even; every quarter of an hour a run takes "
+        "those whose minute has passed, and first those whose set-up broke something lately.",
         by_hand="After a long outage, or when a new version of this program reads more than the one before.",
         costs="10 to 14 requests per org: for 10 000 orgs that is 4 to 6 h where Kommo counts by address, and as long "
         f"as the machine takes where it counts by account; and {_START}.",
-        cron="0 3 * * *",
+        # A run more after the last minute, and some for what a killed one has left.
+        cron="*/15 0-6 * * *",
+        parameters={"spread": "6h", "night": "00:00"},
+        limit=1,
+        tags=("fleet",),
+    ),
+    Entry(
+        "flows.retention.retention",
+        "nightly",
+        Queue.BULK,
+        does="Removes what has been done with and has grown old: raw deliveries, events, what was told, old runs. "
+        "Never what is still to be worked, told or shown; docs/retention.md has the ages.",
+        by_hand="After an age was shortened; with *Dry run* first, to see what would go.",
+        costs=f"No request to Kommo, short transactions on our database, and {_START}.",
+        cron="30 1 * * *",
         limit=1,
         tags=("fleet",),
     ),

@@ -6,12 +6,14 @@ been sent to Kommo must not be dropped then.
 
 import logging
 import random
+import re
 import time
 from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.answers import refused
+from store.reference import REFERENCE
 from tasks.errors import place_of
 
 LONGEST_TARGET = 16 * 1024
@@ -19,6 +21,7 @@ LONGEST_TARGET = 16 * 1024
 LONGEST_HEADERS = 32 * 1024
 LARGEST_BODY = 1024 * 1024
 _LONGEST_SHOWN = 24
+_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
 
 _access = logging.getLogger("gateway.access")
 _log = logging.getLogger("gateway")
@@ -43,6 +46,18 @@ def reference_of(scope: Scope) -> str:
     return str(scope["state"]["reference"])
 
 
+def _reference(scope: Scope) -> str:
+    """The caller's id of the request if it is one that may stand anywhere, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+            if _REFERENCE.fullmatch(given):
+                return str(given)
+            break
+    # Nobody gains by guessing it; asking the operating system for each request would cost more than its routing.
+    return f"{random.getrandbits(48):012x}"
+
+
 class FrontDoor:
     """The outermost layer: gives each request a reference, guards what goes out, writes the one log line.
 
@@ -59,8 +74,8 @@ class FrontDoor:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        # Nobody gains by guessing it; asking the operating system for each request would cost more than its routing.
-        reference = state["reference"] = f"{random.getrandbits(48):012x}"
+        reference = state["reference"] = _reference(scope)
+        REFERENCE.set(reference)
         began, status = time.perf_counter(), 0
 
         async def guarded(message: Message) -> None:
@@ -100,7 +115,16 @@ class FrontDoor:
             level = logging.DEBUG if state.get("quiet") else logging.INFO
             if _access.isEnabledFor(level):
                 shown = shown_path(scope)
-                _access.log(level, "%s %s %s %.0f ms %s", _method(scope), shown, status, took, reference)
+                _access.log(
+                    level,
+                    "%s %s %s %.0f ms %s",
+                    _method(scope),
+                    shown,
+                    status,
+                    took,
+                    reference,
+                    extra={"org": state.get("org"), "delivery": state.get("delivery")},
+                )
 
 
 class Limits:

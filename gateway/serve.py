@@ -4,6 +4,7 @@ import logging
 import logging.config
 import signal
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -11,6 +12,7 @@ import uvicorn
 from blocks.settings import Settings
 from gateway.app import create_app
 from gateway.services import FINISH_SECONDS, open_services
+from tasks.logs import log_json, wants_json
 
 _LOGGING = {
     "version": 1,
@@ -40,6 +42,10 @@ async def serve(
         StoreError: The database cannot be used.
     """
     logging.config.dictConfig(_LOGGING)
+    if wants_json("text" if sys.stderr.isatty() else "json"):
+        log_json()
+        # A line for each delivery as well: where lines are looked for by a program, one must not be missing.
+        logging.getLogger("gateway.access").setLevel(logging.DEBUG)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=2048) as listening:
         async with open_services(settings) as services:

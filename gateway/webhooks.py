@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.answers import BUSY_SECONDS, SIGNED_WEBHOOKS, UNAVAILABLE, Refusal
 from gateway.intake import Capacity, Intake, TooBusyError, running_intake
+from gateway.middleware import reference_of
 from gateway.remembered import LookupBusyError, Remembered
 from gateway.writer import running_writer
 from kommo.clock import Clock
@@ -228,7 +229,10 @@ class KeyDoor(_Door):
             if key.account_id is not None and read.account_id not in {None, key.account_id}:
                 _log.warning("a delivery of account %s came by the key of %s", read.account_id, key.org)
                 raise Refusal(400, "The body is not of the account that this address is for.")
-            await doors.intake.put([_delivery(doors, request, read, door="key", org=key.org)])
+            scope["state"]["org"] = key.org
+            await doors.intake.put(
+                [_delivery(doors, request, read, door="key", org=key.org, reference=reference_of(scope))]
+            )
         return True
 
 
@@ -256,7 +260,10 @@ class SignedDoor(_Door):
             if not orgs:
                 # Nobody's. It is kept all the same: whoever looks for it finds it, with the reason.
                 orgs, read = ("",), read.without_org()
-            await doors.intake.put([_delivery(doors, request, read, door="signed", org=org) for org in orgs])
+            reference = reference_of(scope)
+            await doors.intake.put(
+                [_delivery(doors, request, read, door="signed", org=org, reference=reference) for org in orgs]
+            )
         return True
 
 
@@ -359,7 +366,9 @@ def _parsed(body: bytes, request: _Request) -> _Read:
     return _Read(body, told.account_id, inbox_events(told))
 
 
-def _delivery(doors: WebhookDoors, request: _Request, read: _Read, *, door: str, org: str) -> NewDelivery:
+def _delivery(
+    doors: WebhookDoors, request: _Request, read: _Read, *, door: str, org: str, reference: str
+) -> NewDelivery:
     return NewDelivery(
         # Unique, not secret: Python's generator is seeded anew in each process, and costs no system call.
         delivery_id=f"{random.getrandbits(128):032x}",
@@ -373,4 +382,5 @@ def _delivery(doors: WebhookDoors, request: _Request, read: _Read, *, door: str,
         body=read.body,
         events=read.events,
         reason=read.reason,
+        reference=reference,
     )

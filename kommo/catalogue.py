@@ -72,6 +72,16 @@ def _tags(entity: str) -> Resource:
     return Resource(f"{entity}_tags", f"/api/v4/{plural}/tags", "tags", source="[D K, A tags-api; §3.11]")
 
 
+def _notes(entity: str) -> Resource:
+    return Resource(
+        f"{entity}_notes",
+        f"/api/v4/{_PLURALS[entity]}/notes",
+        "notes",
+        order=("id", "asc"),
+        source="[D §3.9; order §2.6]",
+    )
+
+
 def _entities(name: str, *with_: str, source: str, order: tuple[str, str] | None = ("id", "asc")) -> Resource:
     return Resource(name, f"/api/v4/{name}", name, order=order, with_=with_, source=source)
 
@@ -102,7 +112,15 @@ _ROWS = (
         admin_only=True,
         source="[D §3.2]",
     ),
-    Resource("roles", "/api/v4/roles", "roles", totals=True, admin_only=True, source="[D §2.5; rights I]"),
+    Resource(
+        "roles",
+        "/api/v4/roles",
+        "roles",
+        totals=True,
+        admin_only=True,
+        absent_statuses=frozenset({404}),
+        source="[D §2.5; rights I]",
+    ),
     Resource(
         "loss_reasons",
         "/api/v4/leads/loss_reasons",
@@ -134,11 +152,38 @@ _ROWS = (
         absent_statuses=frozenset({403, 404, 405}),
         source="[I strong: does not exist at Kommo; §3.13]",
     ),
-    _entities("leads", "contacts", "loss_reason", "source_id", source="[D K/leads-list; §3.5]"),
+    _entities(
+        "leads", "contacts", "loss_reason", "source_id", "catalog_elements", source="[D K/leads-list; §3.5]"
+    ),
     _entities("contacts", "leads", source="[D §3.6]"),
     _entities("companies", "contacts", "leads", source="[D §3.6]"),
     _entities("tasks", source="[D §3.8]"),
     Resource("events", "/api/v4/events", "events", page_size=100, source="[D: limit 100 at most; §3.10]"),
+    _notes("lead"),
+    _notes("contact"),
+    _notes("company"),
+    Resource(
+        "customers",
+        "/api/v4/customers",
+        "customers",
+        order=("id", "asc"),
+        absent_statuses=frozenset({403, 404}),
+        source="[D A; order I: as the other entities; accounts may have none of it §3.1]",
+    ),
+    Resource(
+        "catalogs",
+        "/api/v4/catalogs",
+        "catalogs",
+        absent_statuses=frozenset({403, 404}),
+        source="[D §2.4: at most ten; §6.3]",
+    ),
+    Resource(
+        "catalog_elements",
+        "/api/v4/catalogs/{parent}/elements",
+        "elements",
+        absent_statuses=frozenset({403, 404}),
+        source="[D A/catalogs-api; the fact sheet names it without a page]",
+    ),
     _tags("lead"),
     _tags("contact"),
     _tags("company"),

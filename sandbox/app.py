@@ -18,6 +18,7 @@ from sandbox.requestlog import Entry
 from sandbox.router import resolve
 from sandbox.state import Account, Record
 from sandbox.tokens import AccessToken
+from sandbox.unrest import stir
 from sandbox.wire import Answer, Request, Response
 from sandbox.world import World
 
@@ -129,6 +130,9 @@ class App:
             return errors.method_not_allowed() if known else errors.not_found(request.method, _url(request))
         if "crm" not in token.scopes or (route.admin and not user["rights"]["is_admin"]):
             return errors.forbidden()
+        for rule in rules:
+            if rule.kind == "unrest" and request.method == "GET":
+                stir(self.world, account, request.path, changed=rule.by, dice=self.world.faults.dice)
         quirks = quirks_of(rules, account.top_domain, account.subdomain) if rules else Quirks()
         return route.handler(Call(self.world, account, user, token.scopes, request, params, quirks))
 

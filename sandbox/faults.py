@@ -16,7 +16,7 @@ from sandbox.wire import Request, Response
 
 Kind = Literal[
     "429", "429_html", "401", "403_html", "500", "502", "504", "reset", "slow", "truncate", "reset_after", "504_after",
-    "shift_repeat", "shift_rotate", "phantom_next", "http_links", "shard_links",
+    "shift_repeat", "shift_rotate", "phantom_next", "http_links", "shard_links", "unrest",
 ]  # fmt: skip
 KINDS = get_args(Kind)
 GATEWAY = {"429", "429_html", "401", "403_html", "502", "504", "reset"}
@@ -36,7 +36,7 @@ class Rule:
         method: Only this method.
         delay: Seconds that the answer is held back (slow).
         retry_after: Seconds named in a 429; None = the limiter's setting.
-        by: Items repeated per page or turned per request (shift_…).
+        by: Items repeated per page or turned per request (shift_…), or changed before each request (unrest).
     """
 
     kind: Kind
@@ -86,6 +86,11 @@ class Faults:
     def reseed(self, seed: int) -> None:
         """Start the dice afresh."""
         self._random = random.Random(f"faults:{seed}")  # noqa: S311 - dice of a test double
+
+    @property
+    def dice(self) -> random.Random:
+        """What decides about faults."""
+        return self._random
 
     def add(self, **values: Any) -> Rule:
         """Put a rule in force (arguments of `Rule`)."""

@@ -13,7 +13,7 @@ from store.tables import WebhookCompletenessRow, table_of
 
 _TABLE = table_of(WebhookCompletenessRow)
 # A gap is closed by the next comparison that goes by itself, so that it need not be looked for far back.
-_REMEMBERED = 200
+REMEMBERED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +89,11 @@ async def complete_until(
         select(_TABLE.c.since, _TABLE.c.until)
         .where(_TABLE.c.org == org, _TABLE.c.until <= now)
         .order_by(_TABLE.c.id.desc())
-        .limit(_REMEMBERED)
+        .limit(REMEMBERED)
     )
     async with db.read() as connection:
         rows = list(await connection.execute(query))
-    whole = len(rows) < _REMEMBERED
+    whole = len(rows) < REMEMBERED
     end: datetime | None = None
     for since, until in reversed(rows):
         # The whole second was compared; seconds are what Kommo counts in.

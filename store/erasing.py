@@ -30,7 +30,7 @@ BATCH = 2_000
 ERASED = "erased"
 """The one line of the audit that is left: what was done, when, and who asked for it."""
 
-ORGLESS = frozenset({"rate_budget", "api_key", "outbox_endpoint"})
+ORGLESS = frozenset({"rate_budget", "api_key", "outbox_endpoint", "fleet_alarm"})
 """Tables that have no column for the org. Rows that concern one all the same are found by `_of_org`."""
 
 _AUDIT, _KEYS, _BUDGET, _CONNECTION = (

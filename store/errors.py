@@ -79,3 +79,7 @@ class SealKeyError(StoreError):
 
 class SealBrokenError(StoreError):
     """A sealed token cannot be opened with the keys at hand."""
+
+
+class BackupError(StoreError):
+    """A copy of the database could not be made."""

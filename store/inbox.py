@@ -51,6 +51,7 @@ _NEW = {
     "received_at": UTCDateTime,
     "unique_key": CleanText,
     "payload": PlainJSON,
+    "reference": CleanText,
 }
 
 
@@ -83,6 +84,7 @@ class NewDelivery:
         body: the bytes.
         events: what it tells of.
         reason: why it cannot be read; None if it can.
+        reference: our id of the request, which its events and what comes of them carry on.
     """
 
     delivery_id: str
@@ -96,6 +98,7 @@ class NewDelivery:
     body: bytes = field(repr=False)
     events: Sequence[NewEvent]
     reason: str | None = None
+    reference: str | None = None
 
 
 _Placed: TypeAlias = tuple[NewDelivery, int, NewEvent]
@@ -132,6 +135,7 @@ class StoredEvent:
     reason: str | None
     settled_at: datetime | None
     outcome: str | None
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,7 @@ class StoredDelivery:
     state: str
     reason: str | None
     event_count: int
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +365,7 @@ def _event_values(delivery: NewDelivery, position: int, event: NewEvent) -> tupl
         delivery.received_at,
         event.unique_key,
         event.payload,
+        delivery.reference,
     )
 
 
@@ -373,6 +379,7 @@ def _delivery_values(one: NewDelivery) -> dict[str, Any]:
         "content_type": one.content_type,
         "headers": dict(one.headers),
         "request_id": one.request_id,
+        "reference": one.reference,
         "body": one.body,
         "body_hash": hashlib.sha256(one.body).hexdigest(),
         "state": STORED if one.reason is None else UNREADABLE,

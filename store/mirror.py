@@ -1,4 +1,4 @@
-"""The mirror of leads, contacts, companies and tasks: each as last read, whoever read it (W2, W5).
+"""The mirror of all kinds of records: each as last read, whoever read it (W2, W5).
 
 The newest `updated_at` wins, and of two with the same what was asked for later: Kommo counts seconds, and a slow
 answer may be overtaken. A record that is gone leaves a tombstone, so that an old answer does not bring it back.
@@ -10,16 +10,31 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, and_, case, literal, select, update
+from sqlalchemy import BigInteger, ColumnElement, and_, any_, case, literal, select, update
 from sqlalchemy import text as sql
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database, insert_on
-from store.digest import digest_of
+from store.mirror_rows import COLUMNS, NewRecord, digest_of_record, values_of
 from store.rows import given_rows
 from store.tables import RecordRow, table_of
 from store.types import CleanText, PlainJSON, UTCDateTime
+
+__all__ = [
+    "Change",
+    "ChangeKind",
+    "Facts",
+    "NewRecord",
+    "RecordState",
+    "StoredRecord",
+    "get_record",
+    "mark_gone",
+    "record_states",
+    "save_records",
+    "some_record",
+]
 
 _TABLE = table_of(RecordRow)
 
@@ -40,33 +55,6 @@ class ChangeKind(StrEnum):
     UNCHANGED = "unchanged"
     RESTORED = "restored"
     OLDER = "older"
-
-
-@dataclass(frozen=True, slots=True)
-class NewRecord:
-    """A record as the API gave it.
-
-    Attributes:
-        record_id: Kommo's id.
-        name: its name; a task's text.
-        responsible_user_id: whose it is.
-        status_id: a lead's stage.
-        pipeline_id: a lead's pipeline.
-        created_at: Kommo's clock.
-        updated_at: Kommo's clock.
-        raw: the JSON.
-        read_at: when it was asked for, by our clock.
-    """
-
-    record_id: int
-    name: str | None
-    responsible_user_id: int | None
-    status_id: int | None
-    pipeline_id: int | None
-    created_at: datetime | None
-    updated_at: datetime | None
-    raw: Mapping[str, Any] = field(repr=False)
-    read_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +103,6 @@ class _Place:
     now: datetime
 
 
-_COLUMNS = {
-    "record_id": BigInteger,
-    "name": CleanText,
-    "responsible_user_id": BigInteger,
-    "status_id": BigInteger,
-    "pipeline_id": BigInteger,
-    "created_at": UTCDateTime,
-    "updated_at": UTCDateTime,
-    "raw": PlainJSON,
-    "digest": CleanText,
-    "read_at": UTCDateTime,
-}
 _FACTS = tuple(Facts.__dataclass_fields__)
 _ONE_OF = {"record_id": BigInteger}
 
@@ -162,11 +138,15 @@ async def save_records(
         return {}
     place = _Place(org, entity, source, now)
     # In the order of their ids, as everybody locks them.
-    wanted = [(newest[record_id], _digest(newest[record_id])) for record_id in sorted(newest)]
-    made = await _insert_unknown(connection, place, [_values(*one) for one in wanted])
+    wanted = [(newest[record_id], digest_of_record(newest[record_id])) for record_id in sorted(newest)]
+    there = await _known(connection, org, entity, list(newest))
+    unknown = [one for one in wanted if one[0].record_id not in there]
+    made: set[int] = set()
+    if unknown:
+        made = await _insert_unknown(connection, place, [values_of(*one) for one in unknown])
     changes = {
         one.record_id: Change(ChangeKind.CREATED, None, _after(one, digest, place, now))
-        for one, digest in wanted
+        for one, digest in unknown
         if one.record_id in made
     }
     others = [one for one in wanted if one[0].record_id not in made]
@@ -174,10 +154,52 @@ async def save_records(
         before = await _lock(connection, org, entity, [one.record_id for one, _ in others])
         for one, digest in others:
             changes[one.record_id] = _judge(one, digest, before[one.record_id], place)
-        better = [one for one in others if changes[one[0].record_id].kind != ChangeKind.OLDER]
-        if better:
-            await _replace(connection, place, [_values(*one) for one in better])
+        await _write(connection, place, others, changes)
     return changes
+
+
+async def _write(
+    connection: AsyncConnection,
+    place: _Place,
+    given: Sequence[tuple[NewRecord, str]],
+    changes: Mapping[int, Change],
+) -> None:
+    """Also what did not change: an answer that was asked for before this one must not win over it."""
+    better: list[tuple[NewRecord, str]] = []
+    same: dict[datetime, list[int]] = {}
+    for one, digest in given:
+        change = changes[one.record_id]
+        if change.kind is ChangeKind.OLDER:
+            continue
+        if (
+            change.kind is ChangeKind.UNCHANGED
+            and change.before
+            and change.before.updated_at == one.updated_at
+        ):
+            same.setdefault(one.read_at, []).append(one.record_id)
+        else:
+            better.append((one, digest))
+    if better:
+        await _replace(connection, place, [values_of(*one) for one in better])
+    for read_at, ids in same.items():
+        await connection.execute(
+            update(_TABLE)
+            .where(_these(place.org, place.entity), _among(connection, ids))
+            .values(read_at=read_at, source=place.source)
+        )
+
+
+def _among(connection: AsyncConnection, ids: Sequence[int]) -> ColumnElement[bool]:
+    """A condition that finds each of these by the primary key, whatever the database believes of its tables."""
+    if connection.dialect.name == "postgresql":
+        return _TABLE.c.record_id == any_(literal(list(ids), ARRAY(BigInteger)))
+    given = given_rows(connection, _ONE_OF, [(one,) for one in ids])
+    return _TABLE.c.record_id.in_(select(given.c.record_id))
+
+
+async def _known(connection: AsyncConnection, org: str, entity: str, ids: Sequence[int]) -> set[int]:
+    query = select(_TABLE.c.record_id).where(_these(org, entity), _among(connection, ids))
+    return set((await connection.execute(query)).scalars())
 
 
 async def mark_gone(
@@ -248,7 +270,9 @@ async def mark_gone(
 
 async def get_record(db: Database, org: str, entity: str, record_id: int) -> StoredRecord | None:
     """One record, also one that is gone."""
-    query = select(_TABLE).where(_these(org, entity), _TABLE.c.record_id == record_id)
+    query = select(*(_TABLE.c[name] for name in StoredRecord.__dataclass_fields__)).where(
+        _these(org, entity), _TABLE.c.record_id == record_id
+    )
     async with db.read() as connection:
         row = (await connection.execute(query)).mappings().first()
     return None if row is None else StoredRecord(**row)
@@ -305,7 +329,7 @@ async def _insert_unknown(
 def _insert_given(
     connection: AsyncConnection, place: _Place, rows: Sequence[tuple[Any, ...]]
 ) -> postgresql.Insert | sqlite.Insert:
-    given = given_rows(connection, _COLUMNS, rows)
+    given = given_rows(connection, COLUMNS, rows)
     values = {
         "org": literal(place.org, CleanText()),
         "entity": literal(place.entity, CleanText()),
@@ -314,18 +338,17 @@ def _insert_given(
         "source": literal(place.source, CleanText()),
     }
     return insert_on(connection, _TABLE).from_select(
-        [*_COLUMNS, *values],
+        [*COLUMNS, *values],
         # Without a condition SQLite would take ON CONFLICT for the condition of a join.
-        select(*(given.c[name] for name in _COLUMNS), *values.values()).where(sql("true")),
+        select(*(given.c[name] for name in COLUMNS), *values.values()).where(sql("true")),
         include_defaults=False,
     )
 
 
 async def _lock(connection: AsyncConnection, org: str, entity: str, ids: Sequence[int]) -> dict[int, Facts]:
-    given = given_rows(connection, _ONE_OF, [(one,) for one in ids])
     locking = (
         select(_TABLE.c.record_id, *(_TABLE.c[name] for name in _FACTS))
-        .where(_these(org, entity), _TABLE.c.record_id.in_(select(given.c.record_id)))
+        .where(_these(org, entity), _among(connection, ids))
         .order_by(_TABLE.c.record_id)
         .with_for_update()
     )
@@ -333,13 +356,12 @@ async def _lock(connection: AsyncConnection, org: str, entity: str, ids: Sequenc
 
 
 async def _replace(connection: AsyncConnection, place: _Place, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Also what did not change: an answer that was asked for before this one must not win over it."""
     # They are all there and locked. An insertion that conflicts finds each by the primary key on either database; of an
     # update from the given rows SQLite believes that it is cheaper to go through all records for each of them.
     insert = _insert_given(connection, place, rows)
     new = insert.excluded
     since = case((_TABLE.c.state == RecordState.PRESENT, _TABLE.c.state_since), else_=new.state_since)
-    changed = {name: new[name] for name in (*_COLUMNS, "state", "source") if name != "record_id"}
+    changed = {name: new[name] for name in (*COLUMNS, "state", "source") if name != "record_id"}
     await connection.execute(
         insert.on_conflict_do_update(
             index_elements=["org", "entity", "record_id"], set_={**changed, "state_since": since}
@@ -378,33 +400,6 @@ def _after(one: NewRecord, digest: str, place: _Place, since: datetime) -> Facts
         one.read_at,
         place.source,
         digest,
-    )
-
-
-def _digest(one: NewRecord) -> str:
-    return digest_of(
-        {
-            "name": one.name,
-            "responsible_user_id": one.responsible_user_id,
-            "status_id": one.status_id,
-            "pipeline_id": one.pipeline_id,
-        },
-        one.raw,
-    )
-
-
-def _values(one: NewRecord, digest: str) -> tuple[Any, ...]:
-    return (
-        one.record_id,
-        one.name,
-        one.responsible_user_id,
-        one.status_id,
-        one.pipeline_id,
-        one.created_at,
-        one.updated_at,
-        one.raw,
-        digest,
-        one.read_at,
     )
 
 

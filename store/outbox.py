@@ -11,6 +11,7 @@ from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database, insert_on
+from store.reference import current_reference
 from store.rows import given_rows
 from store.tables import OutboxRow, table_of
 from store.types import CleanText, PlainJSON, UTCDateTime
@@ -25,6 +26,7 @@ _GIVEN = {
     "org": CleanText,
     "subject": CleanText,
     "payload": PlainJSON,
+    "reference": CleanText,
 }
 
 
@@ -42,6 +44,7 @@ class OutboxEvent:
         subject: what it happened to, within the org; events of one subject are told in their order.
         payload: JSON without secrets.
         event_id: what the product deduplicates by.
+        reference: the id of the request that it comes of; by default that of the one at work here, if there is one.
     """
 
     type: str
@@ -49,6 +52,7 @@ class OutboxEvent:
     subject: str
     payload: Mapping[str, Any]
     event_id: str = field(default_factory=_new_id)
+    reference: str | None = field(default_factory=current_reference)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class OutboxRecord:
     next_attempt_at: datetime | None
     delivered_at: datetime | None
     last_error: str | None
+    reference: str | None = None
 
 
 async def add_events(connection: AsyncConnection, events: Sequence[OutboxEvent], now: datetime) -> None:
@@ -79,7 +84,7 @@ async def add_events(connection: AsyncConnection, events: Sequence[OutboxEvent],
     """
     if not events:
         return
-    rows = [(one.event_id, one.type, one.org, one.subject, one.payload) for one in events]
+    rows = [(one.event_id, one.type, one.org, one.subject, one.payload, one.reference) for one in events]
     given = given_rows(connection, _GIVEN, rows)
     values = {
         "created_at": literal(now, UTCDateTime()),

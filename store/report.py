@@ -15,7 +15,7 @@ _SIGNS = {Severity.BREAKING: "🔴 breaking", Severity.WARNING: "🟠 warning", 
 def drift_markdown(drift: Drift) -> str:
     """The report: a summary and a table, weightiest first. Customers' texts are shown as text, never as markup."""
     counts = ", ".join(f"{number} {level}" for level, number in drift.counts().items() if number)
-    lines = [f"# CRM drift of {_text(drift.org)}", ""]
+    lines = [f"# CRM drift of {escaped(drift.org)}", ""]
     since = f"run `{_code(drift.from_run)}`" if drift.from_run else "the snapshots before"
     lines += [f"From {since} to run `{_code(drift.to_run)}`: {counts or 'nothing changed'}.", ""]
     if drift.changes:
@@ -30,15 +30,15 @@ def drift_markdown(drift: Drift) -> str:
 
 
 def _row(change: Change) -> str:
-    name = _text(change.name or f"(no name, {change.key})")
+    name = escaped(change.name or f"(no name, {change.key})")
     if change.parent:
-        name = f"{_text(change.parent)} / {name}"
+        name = f"{escaped(change.parent)} / {name}"
     cells = (
         _SIGNS[change.severity],
         KINDS[change.kind].title,
-        f"{name} ({_text(change.key)})",
+        f"{name} ({escaped(change.key)})",
         _what(change),
-        _text(change.why, longest=None),
+        escaped(change.why, longest=None),
     )
     return f"| {' | '.join(cells)} |"
 
@@ -47,14 +47,14 @@ def _what(change: Change) -> str:
     if change.before is None or change.after is None:
         return change.change.value
     parts = [
-        f"{_text(key)}: {_text(str(change.before[key]))} → {_text(str(change.after[key]))}"
+        f"{escaped(key)}: {escaped(str(change.before[key]))} → {escaped(str(change.after[key]))}"
         for key in change.after
         if key in change.before
     ]
     return f"{change.change.value.replace('_', ' ')}: {'; '.join(parts)}" if parts else change.change.value
 
 
-def _text(text: str, longest: int | None = _LONGEST) -> str:
+def escaped(text: str, longest: int | None = _LONGEST) -> str:
     """`text` on one line, cut, and with everything escaped that Markdown or HTML would take for its own."""
     line = " ".join(text.split())
     if longest is not None and len(line) > longest:

@@ -126,9 +126,11 @@ async def get_subscription(db: Database, org: str) -> Subscription | None:
     return None if row is None else _subscription(row)
 
 
-async def subscriptions_of(db: Database, orgs: Sequence[str]) -> dict[str, Subscription]:
-    """How the subscriptions of these orgs stand; an org of which nothing is known is left out."""
-    query = select(_TABLE).where(_TABLE.c.org.in_(orgs))
+async def subscriptions_of(db: Database, orgs: Sequence[str] | None = None) -> dict[str, Subscription]:
+    """How the subscriptions of these orgs (of all by default) stand; an org of which nothing is known is left out."""
+    query = select(_TABLE)
+    if orgs is not None:
+        query = query.where(_TABLE.c.org.in_(orgs))
     async with db.read() as connection:
         return {row["org"]: _subscription(row) for row in (await connection.execute(query)).mappings()}
 

@@ -26,9 +26,15 @@ def clean_text(text: str) -> str:
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+class WrittenJSON(str):
+    """JSON that is a text already: it is stored as it is."""
+
+    __slots__ = ()
+
+
 def dump_json(value: object) -> str:
     """JSON as the store writes it: ASCII, keys in the order given, no NaN or Infinity (they are not JSON)."""
-    return _encode(value)
+    return value if isinstance(value, WrittenJSON) else _encode(value)
 
 
 def as_utc(moment: datetime) -> datetime:

@@ -6,6 +6,8 @@ an outage, credentials) lets the whole org rest for a while and counts for no ev
 """
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,8 +26,10 @@ from tasks.backlog_read import read_records
 from tasks.backlog_trouble import SlowReadError, Trouble, note_trouble, note_well, trouble_of
 from tasks.backlog_write import Batch, Finding, TurnLostError, write_batch
 from tasks.effects import Source
+from tasks.logs import followed
 from tasks.session import find_connection
 
+_log = logging.getLogger(__name__)
 _HELD_BACK_TURNS = 8
 """Turns in a row for which a kind with few ids waits for more; then it is read all the same."""
 _SMALLEST = 10
@@ -208,6 +212,8 @@ class TurnWorker:
             if len(told.ids) < _IDS_SHOWN:
                 told.ids.append(event.payload["id"])
         events = {event.id: event for finding in findings for event in finding.group.events}
+        if _log.isEnabledFor(logging.INFO):
+            _log_settled(work.turn.org, [events[number] for number, _ in written.outcomes])
         await self._fail(work, [((events[number],), reason) for number, reason in written.failures])
 
     async def _fail(self, work: "_Work", failed: Iterable[tuple[Sequence[StoredEvent], str]]) -> None:
@@ -233,6 +239,17 @@ class TurnWorker:
 
     def _seconds(self) -> float:
         return self._clock.now().timestamp()
+
+
+def _log_settled(org: str, events: Iterable[StoredEvent]) -> None:
+    """One line for each delivery: by its request's id it is found again, from the gateway to the product."""
+    for (delivery, reference), count in Counter((one.delivery_id, one.reference) for one in events).items():
+        _log.info(
+            "%d %s settled",
+            count,
+            "event" if count == 1 else "events",
+            extra=followed(org, reference, delivery=delivery),
+        )
 
 
 @dataclass(frozen=True)

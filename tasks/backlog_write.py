@@ -116,7 +116,8 @@ async def _write(connection: AsyncConnection, batch: Batch, now: datetime) -> Wr
         except Exception as error:  # noqa: BLE001 - an event that this program does not understand is one dead letter
             written.failures += _failed(finding, sentence_of(error))
             continue
-        told += effects.told
+        # By this the product, and whoever reads a log, finds the delivery that it comes of.
+        told += [(event, replace(one, reference=event.reference)) for event, one in effects.told]
         written.outcomes += effects.outcomes
     # In the order in which Kommo told us, whatever order the entities were worked in.
     told.sort(key=lambda one: (one[0].received_at, one[0].delivery_id, one[0].position))

@@ -20,6 +20,7 @@ from store.outbox_turns import due_outbox
 from tasks.delivery_marks import HeldTurn, Marker
 from tasks.delivery_rules import Breaker, Judgement, Verdict, judge, mark_of, rest
 from tasks.delivery_slots import Slots
+from tasks.logs import followed
 from tasks.posting import Outcome, Posted, Poster
 from tasks.signing import CONTENT_TYPE, Signer, cloud_event
 from tasks.waiting import set_or_after
@@ -140,6 +141,8 @@ class Sending:
         try:
             body = cloud_event(event)
             headers = self._signer.headers(event.event_id, int(self.clock.now().timestamp()), body)
+            if event.reference is not None:
+                headers["x-request-id"] = event.reference
             return await self._poster.post({"content-type": CONTENT_TYPE, **headers}, body)
         except Exception as error:  # noqa: BLE001 - whatever this one event does to us, the others go on
             _log.error("Event %s could not be sent (%s).", event.event_id, type(error).__name__)
@@ -268,6 +271,10 @@ class OrgDelivery:
         counts = sending.counts
         if judgement.verdict is Verdict.TAKEN:
             counts.delivered += 1
+            if _log.isEnabledFor(logging.INFO):
+                _log.info(
+                    "told: %s", event.type, extra=followed(event.org, event.reference, event=event.event_id)
+                )
         else:
             counts.failed += 1
             counts.dead += mark.state == DEAD

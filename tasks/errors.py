@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from kommo.errors import ErrorKind, KommoError
 from store.errors import StoreError
+from tasks.record_reports import RecordsReport
 from tasks.reports import FleetReport, SyncReport
 
 if TYPE_CHECKING:
     from store.actions import ActionRecord
     from tasks.refresh_due import RefreshReport
+    from tasks.retention import RetentionReport
     from tasks.webhook_health import HealthReport
 
 _NAMED = 20  # orgs in a sentence
@@ -147,12 +149,39 @@ class WebhookHealthFailedError(DataPlaneError):
         )
 
 
+class RetentionSetupError(DataPlaneError):
+    """An age of the retention cannot be used."""
+
+
+class RetentionFailedError(DataPlaneError):
+    """A rule of the retention did not come to its end; what others removed, and what it had removed itself, is gone."""
+
+    def __init__(self, report: "RetentionReport") -> None:
+        self.report = report
+        first = report.failed[0]
+        super().__init__(
+            f"{len(report.failed)} of {len(report.rules)} rules of the retention failed; the others are done, and the "
+            f"next run goes on. The first, {first.rule}: {first.failed}"
+        )
+
+
 class SyncFailedError(DataPlaneError):
     """At least one group could not be read or saved; what was read is kept, `report` says what."""
 
     def __init__(self, report: SyncReport) -> None:
         self.report = report
         super().__init__(f"The sync of '{report.org}' failed. {report.reason}")
+
+
+class RecordsFailedError(DataPlaneError):
+    """At least one kind of records could not be read to its end; what was read is kept, `report` says what."""
+
+    def __init__(self, report: RecordsReport) -> None:
+        self.report = report
+        super().__init__(
+            f"Not all records of '{report.org}' could be read; what was read is kept, and the next run goes on there. "
+            f"{report.reason()}"
+        )
 
 
 class FleetSyncFailedError(DataPlaneError):

@@ -29,6 +29,12 @@ def listen_to_progress(listener: Listener) -> None:
     _LISTENER.set(listener)
 
 
+def announce_step(org: str, group: str, done: int, total: int, *, failed: bool) -> None:
+    """Tell whoever listens that one more is through."""
+    if listener := _LISTENER.get():
+        listener(Step(org, group, done, total, failed))
+
+
 class SyncProgress:
     """Counts the groups of one sync and shows the count.
 
@@ -53,8 +59,7 @@ class SyncProgress:
     async def step(self, group: str, *, failed: bool) -> None:
         """One group more is through."""
         self._done += 1
-        if listener := _LISTENER.get():
-            listener(Step(self._org, group, self._done, self._total, failed))
+        announce_step(self._org, group, self._done, self._total, failed=failed)
         if self._artifact is not None:
             await aupdate_progress_artifact(self._artifact, 100.0 * self._done / self._total)
 

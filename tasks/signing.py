@@ -79,6 +79,8 @@ def verified(secret: SecretStr, headers: Mapping[str, str], body: bytes) -> bool
 
 def cloud_event(event: OutboxRecord) -> bytes:
     """One event as CloudEvents JSON, the same bytes whenever it is written."""
+    # An extension attribute: lower-case letters and digits only (CloudEvents 1.0.2, 3.1.1).
+    more = {} if event.reference is None else {"requestid": event.reference}
     return dump_json(
         {
             "specversion": "1.0",
@@ -88,6 +90,7 @@ def cloud_event(event: OutboxRecord) -> bytes:
             "subject": event.subject,
             "time": event.created_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
             "datacontenttype": "application/json",
+            **more,
             "data": event.payload,
         }
     ).encode()

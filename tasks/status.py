@@ -1,7 +1,7 @@
 """How connections stand, for `kommo status` and whoever else asks: plain values, no secrets."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -9,28 +9,62 @@ from store.claims import held_orgs
 from store.completeness import Completeness, latest_completeness, list_completeness
 from store.connections import ConnectionRecord, ConnectionState, get_connection, list_connections
 from store.database import Database
+from store.fleet_view import FleetRow, FleetTotals, FleetView, fleet_page, fleet_totals
 from store.runs import latest_run, latest_runs
-from store.subscriptions import Subscription, get_subscription, list_subscriptions, subscriptions_of
+from store.subscriptions import Subscription, get_subscription, subscriptions_of
+from tasks.next_steps import next_step
+
+__all__ = ["FleetLook", "FleetView", "fleet_status", "look_at_fleet", "org_status", "page_of_status"]
 
 _PAGE = 500
 
 
+@dataclass(frozen=True)
+class FleetLook:
+    """What one look at a fleet gives: the wanted connections, how many there are of them, and the whole in numbers."""
+
+    connections: list[dict[str, Any]]
+    found: int
+    totals: FleetTotals
+
+
 async def fleet_status(database: Database) -> list[dict[str, Any]]:
     """Every connection, in the order of the orgs."""
-    found: list[dict[str, Any]] = []
-    claims = await held_orgs(database)
-    measured = await latest_completeness(database)
-    after: str | None = None
-    while True:
-        page = await list_connections(database, after=after, limit=_PAGE)
-        hooks = await _subscriptions(database, [record.org for record in page.items])
-        found += [
-            _shown(record, claims) | {"webhooks": _webhooks(hooks.get(record.org), measured.get(record.org))}
-            for record in page.items
-        ]
-        after = page.next_after
-        if after is None:
-            return found
+    return (await look_at_fleet(database)).connections
+
+
+async def look_at_fleet(database: Database, view: FleetView | None = None) -> FleetLook:
+    """The connections of a fleet that somebody wants to see, each with why, since when and what to do.
+
+    Args:
+        database: the store.
+        view: which, and in what order; all by default.
+
+    Raises:
+        ValueError: its `sort` is none that there is.
+    """
+    page = await fleet_page(database, view or FleetView())
+    # Of a short page only what belongs to it; for a whole fleet its names would be a longer question than all.
+    orgs = [row.record.org for row in page.rows] if len(page.rows) <= _PAGE else None
+    hooks = await subscriptions_of(database, orgs)
+    measured = await latest_completeness(database, orgs)
+    return FleetLook(
+        [_fleet_row(row, hooks.get(row.record.org), measured.get(row.record.org)) for row in page.rows],
+        page.found,
+        await fleet_totals(database),
+    )
+
+
+def _fleet_row(row: FleetRow, hooks: Subscription | None, measured: Completeness | None) -> dict[str, Any]:
+    record = row.record
+    claims = {} if row.refreshing_since is None else {record.org: row.refreshing_since}
+    return {
+        **_shown(record, claims),
+        "webhooks": _webhooks(hooks, measured),
+        "broken": row.broken,
+        "next_step": next_step(record.org, record.state, record.host, hooks.state if hooks else None),
+        "backlog": {"pending": row.pending, "oldest_received_at": row.oldest_received_at},
+    }
 
 
 async def page_of_status(
@@ -75,19 +109,6 @@ async def org_status(database: Database, org: str) -> dict[str, Any]:
         "webhooks": _webhooks(await get_subscription(database, org), measured[0] if measured else None),
         "last_run": None if run is None else asdict(run),
     }
-
-
-async def _subscriptions(database: Database, orgs: Sequence[str]) -> dict[str, Subscription]:
-    """The subscriptions of neighbouring orgs."""
-    if not orgs:
-        return {}
-    found: dict[str, Subscription] = {}
-    first = await get_subscription(database, orgs[0])
-    if first is not None:
-        found[first.org] = first
-    for one in await list_subscriptions(database, after=orgs[0], limit=_PAGE):
-        found[one.org] = one
-    return found
 
 
 def _webhooks(subscription: Subscription | None, measured: Completeness | None) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ EXPORT = [
     "export",
     "--quiet",
     "--no-dev",
+    "--extra=service",
     "--no-emit-project",
     "--format",
     "requirements-txt",

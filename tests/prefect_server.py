@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -49,6 +50,21 @@ def running_prefect(folder: Path, kept: Path) -> Iterator[str]:
         _end(process)
 
 
+@contextmanager
+def prefect_on(database_url: str) -> Iterator[str]:
+    """A server on this database, as it is, for as long as the block lasts; Prefect in this process talks to it."""
+    process, api = _start(database_url, within=600.0)  # it may have to make its tables first
+    try:
+        with temporary_settings({PREFECT_API_URL: api, PREFECT_SERVER_DATABASE_CONNECTION_URL: database_url}):
+            yield api
+            # Where a loop runs they would give coroutines in place of waiting, so it is done where none does.
+            with ThreadPoolExecutor(1) as aside:
+                aside.submit(APILogWorker.drain_all).result()
+                aside.submit(EventsWorker.drain_all).result()
+    finally:
+        _end(process)
+
+
 def _start_migrated(database: Path, url: str, migrated: Path) -> tuple[subprocess.Popen[bytes], str]:
     """Start on a copy of what was migrated before; whoever comes first has to migrate, the others wait for it."""
     migrated.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +90,7 @@ def _keep(database: Path, migrated: Path) -> None:
     half.rename(migrated)
 
 
-def _start(database_url: str) -> tuple[subprocess.Popen[bytes], str]:
+def _start(database_url: str, *, within: float = STARTS_WITHIN) -> tuple[subprocess.Popen[bytes], str]:
     # The socket is open before the server is there: nobody else can take its port, and a question waits for its answer.
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
@@ -91,7 +107,7 @@ def _start(database_url: str) -> tuple[subprocess.Popen[bytes], str]:
             },
             pass_fds=[door.fileno()],
         )
-    asked = http.client.HTTPConnection("127.0.0.1", port, timeout=STARTS_WITHIN)
+    asked = http.client.HTTPConnection("127.0.0.1", port, timeout=within)
     try:
         with closing(asked):
             asked.request("GET", "/api/health")

@@ -39,6 +39,11 @@ def build_app() -> App:
     keys.command(
         "deployments.cli.sealing:rotate", name="rotate", help="Seal the journal of tokens with a new key."
     )
+    keys.command(
+        "deployments.cli.reencrypt:reencrypt",
+        name="reencrypt",
+        help="Write Prefect's blocks with another encryption key.",
+    )
     api = App(name="api", help="The product's keys, with which it comes to the gateway.")
     api.command("deployments.cli.keys:create", name="create", help="Make a key; it is shown once.")
     api.command("deployments.cli.keys:show", name="list", help="The keys that there are.")
@@ -89,7 +94,8 @@ def build_app() -> App:
         "deployments.cli.events:trial", name="test", help="Try the product's address with one signed event."
     )
     app.command(events)
-    app.command(_actions())
+    for group in (_actions(), _records()):
+        app.command(group)
     snapshot = App(
         name="snapshot", help="Look at what was read: now, at any time, and what changed between runs."
     )
@@ -99,15 +105,8 @@ def build_app() -> App:
     snapshot.command("deployments.cli.snapshot:diff", name="diff", help="What changed between two runs.")
     snapshot.command("deployments.cli.snapshot:runs", name="runs", help="The runs of an org, newest first.")
     app.command(snapshot)
-    db = App(name="db", help="The project's own database.")
-    db.command("deployments.cli.database:upgrade", name="upgrade", help="Bring the tables to this version.")
-    db.command(
-        "deployments.cli.database:downgrade",
-        name="downgrade",
-        help="Take the tables back to an older version.",
-    )
-    db.command("deployments.cli.database:state", name="state", help="Which version the tables have.")
-    app.command(db)
+    app.command(_database())
+    app.command("deployments.cli.retention:retention", name="retention", help="Remove what has grown old.")
     app.command(
         "deployments.cli.gateway:gateway", name="gateway", help="Serve the HTTP door: OAuth and status."
     )
@@ -159,6 +158,33 @@ def _actions() -> App:
     action.command(f"{place}:show", name="show", help="One action, with what was asked for.")
     action.command(f"{place}:settle", name="settle", help="Go on with what was left behind.")
     return action
+
+
+def _database() -> App:
+    db = App(name="db", help="The project's own database.")
+    db.command("deployments.cli.database:upgrade", name="upgrade", help="Bring the tables to this version.")
+    db.command(
+        "deployments.cli.database:downgrade",
+        name="downgrade",
+        help="Take the tables back to an older version.",
+    )
+    db.command(
+        "deployments.cli.database:backup", name="backup", help="Copy an SQLite database while it is in use."
+    )
+    db.command("deployments.cli.database:state", name="state", help="Which version the tables have.")
+    return db
+
+
+def _records() -> App:
+    place = "deployments.cli.records"
+    records = App(name="records", help="Leads, contacts, tasks, notes …: read them, count them, ask in SQL.")
+    records.command(
+        f"{place}:sync", name="sync", help="Read what changed since the last time, or everything."
+    )
+    records.command(f"{place}:count", name="count", help="How many of each kind there are, and how fresh.")
+    records.command(f"{place}:show", name="show", help="Records of one kind, or one of them whole.")
+    records.command(f"{place}:sql", name="sql", help="Ask in SQL; nothing can be changed by it.")
+    return records
 
 
 def _version() -> str:

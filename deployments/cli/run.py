@@ -168,12 +168,23 @@ def _sentence(error: Exception) -> str:
 
     if isinstance(error, (*KNOWN_ERRORS, DataPlaneError)):
         return str(error)
-    if "Failed to reach API at" in str(error):  # Prefect has no type of its own for it
+    # Prefect has no type of its own for it, or lets its HTTP client's through, whose module is not for us to import.
+    if "Failed to reach API at" in str(error) or _is_of_http(error, "TransportError"):
         return (
             f"Prefect's server at {os.environ.get('PREFECT_API_URL', 'its usual address')} does not answer. Start it "
-            "(prefect server start), or unset PREFECT_API_URL: then a small one is started for the command."
+            "(prefect server start; it takes half a minute), or unset PREFECT_API_URL: then a small one is started for "
+            "the command."
+        )
+    if _is_of_http(error, "HTTPStatusError") and "401 Unauthorized" in str(error):
+        return (
+            f"Prefect's server at {os.environ.get('PREFECT_API_URL', 'its usual address')} does not let us in. Set "
+            "PREFECT_API_AUTH_STRING to the user:password that it was started with."
         )
     return (
         f"Unexpected {type(error).__name__}. Run it again with KOMMO_DEBUG=1 to see where; "
         "if it stays, please report it with that output."
     )
+
+
+def _is_of_http(error: Exception, name: str) -> bool:
+    return any(kind.__module__.startswith("httpx") and kind.__name__ == name for kind in type(error).__mro__)

@@ -256,7 +256,7 @@ export interface LastSync {
 /** How a sync stands. */
 export type Phase = "scheduled" | "running" | "completed" | "failed";
 
-/** What to read; the product's own words (product-contract.md, door 13). */
+/** What to read, in the product's own words. */
 export type Scope = "all" | "funnels" | "channels" | "fields";
 
 /** A text for the customer, in the open conversation that belongs to a deal or a contact. */

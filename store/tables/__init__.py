@@ -2,6 +2,7 @@
 
 from store.tables.access import ApiKeyRow, OAuthStateRow
 from store.tables.actions import ActionRow
+from store.tables.alarms import FleetAlarmRow
 from store.tables.base import StoreModel, Version, metadata, table_of
 from store.tables.budget import RateBudgetRow
 from store.tables.connection import Connection
@@ -19,7 +20,7 @@ from store.tables.crm import (
 from store.tables.fleet import SyncTurnRow
 from store.tables.inbox import BacklogTurnRow, WebhookDeliveryRow, WebhookEventRow, WebhookKeyRow
 from store.tables.outbox import ConnectionAuditRow, OutboxEndpointRow, OutboxRow, OutboxTurnRow
-from store.tables.records import RecordRow, WebhookCompletenessRow, WebhookSubscriptionRow
+from store.tables.records import RecordRow, RecordSyncRow, WebhookCompletenessRow, WebhookSubscriptionRow
 from store.tables.runs import Snapshot, SnapshotHead, SyncRun
 from store.tables.tokens import RefreshClaimRow, TokenJournalRow
 
@@ -34,6 +35,7 @@ __all__ = [
     "CrmUser",
     "CustomField",
     "CustomFieldEnum",
+    "FleetAlarmRow",
     "LossReason",
     "OAuthStateRow",
     "OutboxEndpointRow",
@@ -43,6 +45,7 @@ __all__ = [
     "PipelineStatus",
     "RateBudgetRow",
     "RecordRow",
+    "RecordSyncRow",
     "RefreshClaimRow",
     "Snapshot",
     "SnapshotHead",

@@ -35,7 +35,10 @@ class WebhookKeyRow(StoreModel, table=True):
 
 
 class WebhookDeliveryRow(StoreModel, table=True):
-    """One request, with the bytes that came. `state`: `stored`, or `unreadable` with the reason."""
+    """One request, with the bytes that came. `state`: `stored`, or `unreadable` with the reason.
+
+    `request_id` is Kommo's own id of the request, `reference` ours: logs and what follows of it carry it.
+    """
 
     __tablename__ = "webhook_delivery"
     __table_args__ = (
@@ -55,6 +58,7 @@ class WebhookDeliveryRow(StoreModel, table=True):
     content_type: str | None = text_column(null=True)
     headers: Any = json_column()
     request_id: str | None = text_column(null=True)
+    reference: str | None = text_column(null=True)
     body: bytes = Field(sa_type=LargeBinary, nullable=False)
     body_hash: str = text_column()
     state: str = text_column()
@@ -111,6 +115,7 @@ class WebhookEventRow(StoreModel, table=True):
     reason: str | None = text_column(null=True)
     settled_at: datetime | None = time_column(null=True)
     outcome: str | None = text_column(null=True)
+    reference: str | None = text_column(null=True)
 
 
 class BacklogTurnRow(StoreModel, table=True):

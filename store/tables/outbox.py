@@ -55,6 +55,7 @@ class OutboxRow(StoreModel, table=True):
     next_attempt_at: datetime | None = time_column(null=True)
     delivered_at: datetime | None = time_column(null=True)
     last_error: str | None = text_column(null=True)
+    reference: str | None = text_column(null=True)
 
 
 class OutboxTurnRow(StoreModel, table=True):

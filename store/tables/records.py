@@ -6,13 +6,24 @@ from typing import Any
 from sqlalchemy import BigInteger, Index
 from sqlmodel import Field
 
-from store.tables.base import StoreModel, id_column, json_column, number_column, text_column, time_column
+from store.tables.base import (
+    StoreModel,
+    counter_column,
+    id_column,
+    json_column,
+    number_column,
+    text_column,
+    time_column,
+)
 
 
 class RecordRow(StoreModel, table=True):
-    """One lead, contact, company or task, as the API gave it. `state`: `present`, `deleted` or `missing`.
+    """One record (a lead, a contact, a note, an event …), as the API gave it. `state`: `present`, `deleted`, `missing`.
 
-    `read_at` is when that was asked for, `source` what made us ask: `webhook`, `reconcile` or `sync`.
+    `read_at` is when that was asked for, `source` what made us ask: `webhook`, `reconcile` or `sync`. Where Kommo's own
+    key is a text, it is in `key`, and `record_id` is made from it. `parent_entity` and `parent_id` are what a task, a
+    note or an event belongs to, `type` is which sort of it. `clean` is the JSON without what SQL cannot read (NUL, half
+    surrogates), and NULL where `raw` has nothing of the kind: the views read COALESCE(clean, raw).
     """
 
     __tablename__ = "record"
@@ -31,6 +42,39 @@ class RecordRow(StoreModel, table=True):
     state_since: datetime = time_column()
     read_at: datetime = time_column()
     source: str = text_column()
+    price: int | None = number_column()
+    closed_at: datetime | None = time_column(null=True)
+    parent_entity: str | None = text_column(null=True)
+    parent_id: int | None = number_column()
+    type: str | None = text_column(null=True)
+    key: str | None = text_column(null=True)
+    clean: Any = json_column(null=True)
+
+
+class RecordSyncRow(StoreModel, table=True):
+    """How far one kind of records has been read, and until when it is known to be complete.
+
+    `state`: `running`, `complete` or `failed`; `position` is what is left to read once the last committed page counts,
+    `watermark` (Kommo's clock, Unix seconds) the moment from which the next incremental reading has to begin.
+    """
+
+    __tablename__ = "record_sync"
+    org: str = text_column(primary_key=True)
+    entity: str = text_column(primary_key=True)
+    mode: str = text_column()
+    state: str = text_column()
+    run_id: str = text_column()
+    started_at: datetime = time_column()
+    finished_at: datetime | None = time_column(null=True)
+    completed_at: datetime | None = time_column(null=True)
+    watermark: int | None = number_column()
+    seen_until: int | None = number_column()
+    position: Any = json_column(null=True)
+    pages: int = counter_column()
+    records: int = counter_column()
+    requests: int = counter_column()
+    resumed: int = counter_column()
+    reason: str | None = text_column(null=True)
 
 
 class WebhookCompletenessRow(StoreModel, table=True):

@@ -10,9 +10,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect import flow
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.client.orchestration import PrefectClient
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+    temporary_settings,
+)
 
 from blocks.settings import Settings
 from deployments.cli.connect import connect
@@ -176,6 +183,35 @@ def test_a_prefect_server_that_is_not_there_is_named(
         assert exit_code(lambda: asyncio.run(unheard())) == 1
     told = " ".join(capsys.readouterr().err.split())
     assert "Prefect's server at http://127.0.0.1:9/api does not answer" in told
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (None, "does not answer. Start it"),
+        (401, "does not let us in. Set PREFECT_API_AUTH_STRING"),
+    ],
+)
+def test_a_command_that_asks_prefects_server_names_why_it_cannot(
+    status: int | None, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not a flow: Prefect then lets the errors of its HTTP client through."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if status is None:
+            raise httpx.ConnectError("All connection attempts failed", request=request)
+        return httpx.Response(status, request=request)
+
+    async def ask() -> None:
+        url = "http://127.0.0.1:9/api"
+        async with PrefectClient(url, httpx_settings={"transport": httpx.MockTransport(answer)}) as client:
+            await client.read_work_pools()
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}):
+        assert exit_code(lambda: asyncio.run(ask())) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"Prefect's server at http://127.0.0.1:9/api {sentence}" in told
 
 
 async def test_an_org_that_is_not_connected_is_said_before_a_flow_begins(

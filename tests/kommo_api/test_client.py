@@ -297,7 +297,7 @@ async def test_every_request_of_a_long_list_waits_for_its_turn() -> None:
         assert clock.time - begun >= 19 / 7
         assert client.requests_sent == 20
         assert {asked.headers["host"] for asked in server.asked} == {server.host.name}
-        assert server.asked[0].target.endswith("with=contacts%2Closs_reason%2Csource_id")
+        assert server.asked[0].target.endswith("with=contacts%2Closs_reason%2Csource_id%2Ccatalog_elements")
 
 
 async def test_a_resource_may_be_given_itself() -> None:

@@ -1,7 +1,7 @@
 """A revision of a later version, for the tests of a database that is behind."""
 
-revision = "0007_test"
-down_revision = "0006"
+revision = "0009_test"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 

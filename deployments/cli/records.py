@@ -1,0 +1,219 @@
+"""`kommo records`: read an org's records, count them, look at them, ask about them in SQL."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from deployments.cli.output import ago, cell, print_json, say, state_text, table
+from deployments.cli.run import WrongUseError, many_imports, must_be_known
+
+if TYPE_CHECKING:
+    from tasks.record_reports import RecordsReport
+
+
+async def sync(org: str, *kinds: str, full: bool = False, json: bool = False) -> None:
+    """Read an org's records into the store: what changed since the last time, the first time everything.
+
+    Args:
+        org: The org.
+        kinds: Such as leads contacts; without any, all kinds.
+        full: Read everything again, and see what is gone.
+        json: Print the report as JSON.
+    """
+    from deployments.cli.sync import shown_progress
+
+    _check_kinds(kinds)
+    await must_be_known(org)
+    with many_imports():
+        from flows.sync_records import sync_records
+        from store.record_sync import RecordMode
+    from tasks.errors import RecordsFailedError
+
+    failure: RecordsFailedError | None = None
+    with shown_progress():
+        try:
+            report = await sync_records(
+                org, list(kinds) or None, RecordMode.FULL if full else RecordMode.INCREMENTAL
+            )
+        except RecordsFailedError as error:
+            report, failure = error.report, error
+    if json:
+        print_json(report)
+    else:
+        _show_report(report)
+    if failure is not None:
+        raise failure
+
+
+def _show_report(report: RecordsReport) -> None:
+    table(
+        ["kind", "read", "state", "records", "new", "changed", "gone", "requests", "seconds", "note"],
+        [
+            (
+                one.kind,
+                cell(f"{one.mode}, gone on with" if one.resumed else one.mode),
+                state_text("completed" if one.state == "complete" else one.state),
+                one.records,
+                one.added,
+                one.changed,
+                one.gone,
+                one.requests,
+                f"{one.seconds:.1f}",
+                cell(one.note or ""),
+            )
+            for one in report.kinds
+        ],
+    )
+    say(report.summary())
+
+
+async def count(org: str, *, json: bool = False) -> None:
+    """Count an org's records by kind, and say how fresh they are.
+
+    Args:
+        org: The org.
+        json: Print everything as JSON.
+    """
+    from blocks.settings import Settings
+    from kommo.recordkinds import RECORD_KINDS
+    from store.connections import get_connection
+    from store.record_sync import count_records
+    from tasks.installation import open_database
+
+    async with open_database(Settings()) as database:
+        await get_connection(database, org)
+        counts = await count_records(database, org)
+    if json:
+        print_json([_count_as_json(one) for one in counts])
+        return
+    if not counts:
+        say(f"There are no records of {org} yet: kommo records sync {org}")
+        return
+    order, now = list(RECORD_KINDS), datetime.now(tz=UTC)
+    counts.sort(key=lambda one: order.index(one.entity) if one.entity in order else len(order))
+    table(
+        [
+            "kind",
+            "there",
+            "deleted",
+            "missing",
+            "newest change (UTC)",
+            "last reading",
+            "mode",
+            "ended",
+            "why",
+        ],
+        [
+            (
+                one.entity,
+                one.present,
+                one.deleted,
+                one.missing,
+                cell(one.newest),
+                "–"
+                if one.sync is None
+                else state_text("completed" if one.sync.state == "complete" else one.sync.state),
+                "–" if one.sync is None else one.sync.mode,
+                "–" if one.sync is None or one.sync.finished_at is None else ago(one.sync.finished_at, now),
+                cell((one.sync.reason if one.sync else None) or ""),
+            )
+            for one in counts
+        ],
+        title=f"{org} · records",
+    )
+
+
+def _count_as_json(one: object) -> object:
+    from dataclasses import asdict
+
+    return asdict(one)  # type: ignore[call-overload]  # a RecordCount
+
+
+async def show(
+    org: str, kind: str | None = None, record_id: int | None = None, *, limit: int = 20, json: bool = False
+) -> None:
+    """Show records of one kind, or everything of one of them.
+
+    Args:
+        org: The org.
+        kind: Such as leads.
+        record_id: One record's id.
+        limit: How many.
+        json: Print them as JSON, with Kommo's own object.
+    """
+    from blocks.settings import Settings
+    from store.mirror import get_record
+    from store.record_queries import list_records
+    from tasks.installation import open_database
+
+    if kind is None:
+        from kommo.recordkinds import RECORD_KINDS
+
+        raise WrongUseError(f"Name a kind, as in kommo records show {org} leads: {', '.join(RECORD_KINDS)}.")
+    _check_kinds([kind])
+    async with open_database(Settings()) as database:
+        if record_id is None:
+            found = await list_records(database, org, kind, limit=limit)
+        else:
+            one = await get_record(database, org, kind, record_id)
+            if one is None:
+                raise WrongUseError(f"There is no {record_id} among the {kind} of {org}.")
+            found = [one]
+    if json or record_id is not None:
+        print_json(found if record_id is None else found[0])
+        return
+    if not found:
+        say(f"There are no {kind} of {org}: kommo records sync {org} {kind}")
+        return
+    table(
+        ["id", "name", "responsible", "pipeline", "status", "updated (UTC)", "from"],
+        [
+            (
+                one.record_id,
+                cell(one.name),
+                cell(one.responsible_user_id),
+                cell(one.pipeline_id),
+                cell(one.status_id),
+                cell(one.updated_at),
+                one.source,
+            )
+            for one in found
+        ],
+        title=f"{org} · {kind}",
+    )
+
+
+async def sql(question: str, *, limit: int = 1_000, json: bool = False) -> None:
+    """Ask in SQL; nothing can be changed by it.
+
+    Tables: record, record_sync. Views: current_leads, current_contacts, current_companies, current_tasks,
+    record_field_value, record_link, record_tag.
+
+    Args:
+        question: One SELECT; - reads it from standard input.
+        limit: At most so many rows.
+        json: Print the rows as JSON objects.
+    """
+    from blocks.settings import Settings
+    from store.record_queries import ask_in_sql
+    from tasks.installation import open_database
+
+    asked = sys.stdin.read() if question == "-" else question
+    async with open_database(Settings()) as database:
+        answer = await ask_in_sql(database, asked, limit=limit)
+    if json:
+        print_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])
+        return
+    table(answer.columns, [[cell(value) for value in row] for row in answer.rows])
+    if answer.more:
+        say(f"There are more rows; these are the first {limit} (--limit).")
+
+
+def _check_kinds(kinds: tuple[str, ...] | list[str]) -> None:
+    from kommo.recordkinds import RECORD_KINDS
+
+    for kind in kinds:
+        if kind not in RECORD_KINDS:
+            raise WrongUseError(f"There is no kind {kind[:50]!r}. Kinds: {', '.join(RECORD_KINDS)}.")
