@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, case, func, literal, literal_column, or_, select
 
 from store.claims import held_orgs
-from store.connection_records import ConnectionRecord, ConnectionState
+from store.connection_records import ConnectionRecord, ConnectionState, to_record
 from store.database import Database
 from store.dbclock import SecondsClock
 from store.inbox import EVENTS
@@ -244,7 +244,7 @@ def _order(sort: str, oldest: ColumnElement[Any]) -> list[ColumnElement[Any]]:
 
 def _row(row: dict[str, Any], held: dict[str, datetime]) -> FleetRow:
     broken, pending, oldest = (row.pop(name) for name in ("broken", "pending", "oldest_received_at"))
-    record = ConnectionRecord(**row)
+    record = to_record(row)
     working = record.state in {ConnectionState.CONNECTED, ConnectionState.DEGRADED}
     return FleetRow(
         record,
