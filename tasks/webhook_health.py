@@ -54,7 +54,9 @@ class HealthReport(BaseModel):
     compared: int = 0
     changes: int = Field(default=0, description="Changes in the accounts that were compared.")
     arrived: int = Field(default=0, description="How many of these had come by webhook.")
-    failures: int = Field(default=0, description="How many orgs failed; those among them that were seen in part.")
+    failures: int = Field(
+        default=0, description="How many orgs failed; those among them that were seen in part."
+    )
     seconds: float = 0.0
 
     def fail(self, org: str, reason: str, health: HookHealth | None = None) -> None:
