@@ -89,7 +89,7 @@ async def _settle_state(session: SyncSession, states: set[str], reason: str | No
             serial=serial,
             now=now,
         )
-    elif reason is None:
+    elif reason is None and (connection.state != "connected" or connection.reason is not None):
         await set_state(session.database, session.org, "connected", None, serial=serial, now=now)
 
 
