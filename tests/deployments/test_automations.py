@@ -31,6 +31,7 @@ async def client(prefect_api: str) -> AsyncIterator[PrefectClient]:
     async with get_client() as client:
         plan = make_plan(catalogue=[one for one in CATALOGUE if "webhook_backlog" in one.entrypoint])
         await apply(plan)
+        await remove_automations()  # those of a deployment that another test has made on the session's server
         from prefect.blocks.notifications import SlackWebhook
 
         await SlackWebhook(url=SecretStr("https://hooks.slack.com/services/T1/B1/x")).save(
