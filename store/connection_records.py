@@ -1,12 +1,12 @@
 """What the store knows of connections, to be read: one, a page of them, those that are due; no secrets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, and_, func, literal, or_, select
+from sqlalchemy import Select, and_, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database
@@ -241,7 +241,7 @@ async def _read_page(db: Database, query: Select[Any], limit: int) -> Connection
 _FIELDS = tuple(field.name for field in fields(ConnectionRecord))
 
 
-def to_record(row: RowMapping) -> ConnectionRecord:
+def to_record(row: Mapping[Any, Any]) -> ConnectionRecord:
     """A row of the table as a record."""
     return ConnectionRecord(**{name: row[name] for name in _FIELDS})
 

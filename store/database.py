@@ -14,6 +14,7 @@ import asyncpg
 from sqlalchemy import Table, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from store import migrate
@@ -54,7 +55,7 @@ _ROW_REFUSALS = (
 )
 # What a driver may raise before SQLAlchemy wraps its errors. Inside a transaction's block the same types may
 # come from the caller's own code, which is none of our business.
-_CONNECTING = (OSError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_CONNECTING = (OSError, DBAPIError, PoolTimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 class Database:
@@ -222,6 +223,11 @@ class Database:
 
     def _translate(self, error: BaseException) -> Exception | None:
         causes = _causes(error)
+        if isinstance(error, PoolTimeoutError):
+            return DatabaseBusyError(
+                "This process has used all its connections to the database for half a minute. Nothing was written; "
+                "try again, with fewer things at a time or on a machine that is less busy."
+            )
         if any(isinstance(cause, sqlite3.OperationalError) for cause in causes):
             return self._translate_sqlite(causes)
         if any(isinstance(cause, _REFUSALS) for cause in causes):

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, func, literal, literal_column, or_, select
+from sqlalchemy import ColumnElement, RowMapping, Select, case, func, literal, literal_column, or_, select
 
 from store.claims import held_orgs
-from store.connection_records import ConnectionRecord, ConnectionState
+from store.connection_records import ConnectionRecord, ConnectionState, to_record
 from store.database import Database
 from store.dbclock import SecondsClock
 from store.inbox import EVENTS
@@ -178,7 +178,7 @@ async def fleet_page(db: Database, view: FleetView, *, now: SecondsClock = time.
     count = _joined(select(func.count())).where(*conditions)
     async with db.read() as connection:
         found = (await connection.execute(count)).scalar_one()
-        rows = [_row(dict(row), held) for row in (await connection.execute(page)).mappings()]
+        rows = [_row(row, held) for row in (await connection.execute(page)).mappings()]
     return FleetPage(rows, found)
 
 
@@ -242,9 +242,9 @@ def _order(sort: str, oldest: ColumnElement[Any]) -> list[ColumnElement[Any]]:
     return [*orders[sort], _CONNECTION.c.org]
 
 
-def _row(row: dict[str, Any], held: dict[str, datetime]) -> FleetRow:
-    broken, pending, oldest = (row.pop(name) for name in ("broken", "pending", "oldest_received_at"))
-    record = ConnectionRecord(**row)
+def _row(row: RowMapping, held: dict[str, datetime]) -> FleetRow:
+    broken, pending, oldest = (row[name] for name in ("broken", "pending", "oldest_received_at"))
+    record = to_record(row)
     working = record.state in {ConnectionState.CONNECTED, ConnectionState.DEGRADED}
     return FleetRow(
         record,

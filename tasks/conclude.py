@@ -1,18 +1,22 @@
 """How a sync ends: the run's row, the connection's state and the report, from what became of each group."""
 
 from datetime import datetime
+from itertools import takewhile
 
 from store.connections import PAIR, ConnectionState, get_connection, note_sync, set_state
 from store.drift import changes_of_run
 from store.kinds import KINDS
 from store.outbox import OutboxEvent
-from store.runs import finish_run
+from store.runs import finish_run, list_runs
 from store.snapshots import Saved
 from tasks.errors import connection_state_after, sentence_of
 from tasks.outbox import drift_detected, drift_facts, reauthorization_required, sync_ended
 from tasks.reports import KindReport, SyncReport
 from tasks.scopes import KINDS_OF_GROUP, Group, Scope
 from tasks.session import SyncSession
+
+_LOOKED_BACK = 8
+"""Runs that are looked at for failures in a row; some may still be under way."""
 
 Outcomes = dict[Group, dict[str, Saved] | Exception]
 
@@ -85,7 +89,7 @@ async def _settle_state(session: SyncSession, states: set[str], reason: str | No
             serial=serial,
             now=now,
         )
-    elif reason is None:
+    elif reason is None and (connection.state != "connected" or connection.reason is not None):
         await set_state(session.database, session.org, "connected", None, serial=serial, now=now)
 
 
@@ -117,7 +121,11 @@ async def conclude_sync(session: SyncSession, scope: Scope, outcomes: Outcomes) 
     )
     states = {after for error in failures.values() if (after := connection_state_after(error))}
     await _settle_state(session, states, reason, now)
-    if not failures:
+    if failures:
+        runs = await list_runs(session.database, session.org, _LOOKED_BACK)
+        ended = [run.state for run in runs if run.state in {"completed", "failed"}]
+        report.failures_in_a_row = len(list(takewhile(lambda state: state == "failed", ended)))
+    else:
         await note_sync(session.database, session.org, session.run_id, breaking=report.breaking > 0, now=now)
     return report
 

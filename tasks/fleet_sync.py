@@ -20,7 +20,7 @@ from store.database import Database
 from store.fleet import Round, count_due, end_turns, keep_turns, take_orgs
 from tasks.backlog_clients import OpenClients
 from tasks.progress import FleetProgress
-from tasks.publish import publish_drift
+from tasks.publish import FAILING, publish_drift
 from tasks.reports import FleetReport, SyncReport
 from tasks.scopes import Scope
 from tasks.sync_org import OrgSync, sync_org
@@ -93,6 +93,8 @@ class FleetSession:
         if done.failed and self._announced < _MOST_ANNOUNCED:
             self._announced += 1
             self.announce("kommo.sync.failed", done.org, facts)
+            if isinstance(done.outcome, SyncReport) and done.outcome.failures_in_a_row == FAILING:
+                self.announce("kommo.sync.failing", done.org, facts)
         self._in_a_row = self._in_a_row + 1 if done.passes else 0
         if self.stopped is None and (done.is_stop or self._in_a_row >= _IN_A_ROW):
             self.stopped = str(done.error)

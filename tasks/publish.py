@@ -9,6 +9,9 @@ from tasks.events import emit_org_event
 from tasks.outbox import drift_facts
 from tasks.reports import SyncReport
 
+FAILING = 3
+"""So many failures in a row are told once, as `kommo.sync.failing`."""
+
 
 @task(
     name="publish-sync-report",
@@ -30,7 +33,14 @@ async def publish_sync_report(report: SyncReport) -> None:
         description=report.summary() if report.state == "completed" else f"**Failed.** {report.reason}",
     )
     emit_org_event(f"kommo.sync.{report.state}", report.org, report.facts())
+    announce_failing(report)
     await publish_drift(report)
+
+
+def announce_failing(report: SyncReport) -> None:
+    """Say once that an org's syncs go on failing: at the third in a row."""
+    if report.failures_in_a_row == FAILING:
+        emit_org_event("kommo.sync.failing", report.org, report.facts())
 
 
 async def publish_drift(report: SyncReport) -> None:
@@ -42,4 +52,11 @@ async def publish_drift(report: SyncReport) -> None:
         key=f"kommo-drift-{report.org}",
         description=f"{len(report.drift.changes)} changes in {report.org}, {report.breaking} of them breaking",
     )
-    emit_org_event("kommo.drift.detected", report.org, report.facts() | drift_facts(report.drift))
+    counts = report.drift.counts()
+    worst = next((name for name in ("breaking", "warning") if counts[name]), "info")
+    emit_org_event(
+        "kommo.drift.detected",
+        report.org,
+        report.facts() | drift_facts(report.drift),
+        labels={"kommo.severity": worst},
+    )

@@ -42,6 +42,7 @@ class SyncReport(BaseModel):
     drift: Drift = Field(
         description="What changed since the snapshots before; nothing on an org's first sync."
     )
+    failures_in_a_row: int = Field(default=0, description="This one counted; eight runs are looked at.")
 
     @property
     def breaking(self) -> int:

@@ -47,17 +47,24 @@ class HealthReport(BaseModel):
     failed: dict[str, str] = Field(
         default_factory=dict, description="Org → why, as a sentence; the first of them."
     )
-    seen: int = Field(default=0, description="How many orgs were looked at.")
+    seen: int = Field(default=0, description="How many orgs were looked at, at least in part.")
+    unseen: int = Field(default=0, description="How many orgs could not be looked at.")
     on: int = Field(default=0, description="How many subscriptions are on now.")
     mended: int = 0
     compared: int = 0
     changes: int = Field(default=0, description="Changes in the accounts that were compared.")
     arrived: int = Field(default=0, description="How many of these had come by webhook.")
-    failures: int = Field(default=0, description="How many orgs could not be looked at.")
+    failures: int = Field(
+        default=0, description="How many orgs failed; those among them that were seen in part."
+    )
     seconds: float = 0.0
 
-    def fail(self, org: str, reason: str) -> None:
-        """Count an org that could not be looked at."""
+    def fail(self, org: str, reason: str, health: HookHealth | None = None) -> None:
+        """Count an org that could not be looked at, or not to the end."""
+        if health is None:
+            self.unseen += 1
+        else:
+            self.count(health)
         self.failures += 1
         if len(self.failed) < _SHOWN:
             self.failed[org] = reason
@@ -84,7 +91,7 @@ class HealthReport(BaseModel):
             else ""
         )
         return (
-            f"{self.on} of {self.seen + self.failures} subscriptions are on, {self.mended} mended; "
+            f"{self.on} of {self.seen + self.unseen} subscriptions are on, {self.mended} mended; "
             f"{self.compared} orgs compared{came}"
             f"{f'; {self.failures} failed' if self.failures else ''} in {self.seconds:.1f} s"
         )
@@ -170,9 +177,7 @@ async def check_webhooks(
                     health.reconciled = await worker.run(since, grace=grace)
                     announce_reconciled(session.announce, health.reconciled)
         except Exception as error:  # noqa: BLE001 - whatever it was, the others go on and the report names it
-            if health is not None:  # as far as it came
-                report.count(health)
-            report.fail(org, sentence_of(error))
+            report.fail(org, sentence_of(error), health)
         else:
             report.count(health)
 

@@ -25,6 +25,7 @@ def build_app() -> App:
     app.command(
         "deployments.cli.demo:demo", name="demo", help="See it all work in a minute, on a stand-in for Kommo."
     )
+    _begin(app)
     app.command(
         "deployments.cli.sandbox:sandbox", name="sandbox", help="Run the stand-in for Kommo by itself."
     )
@@ -111,15 +112,14 @@ def build_app() -> App:
         "deployments.cli.gateway:gateway", name="gateway", help="Serve the HTTP door: OAuth and status."
     )
     _service(app)
-    budget = App(name="budget", help="The request budget shared by all processes.")
-    budget.command(
-        "deployments.cli.budget:show", name="show", help="Who may send when, and which keys are stopped."
-    )
-    budget.command(
-        "deployments.cli.budget:unblock", name="unblock", help="Let requests of a stopped key go again."
-    )
-    app.command(budget)
     return app
+
+
+def _begin(app: App) -> None:
+    app.command("deployments.cli.setup:setup", name="setup", help="Set everything up, step by step.")
+    app.command(
+        "deployments.cli.doctor:doctor", name="doctor", help="Find what is set up wrongly; say what to type."
+    )
 
 
 def _one_org(app: App) -> None:
@@ -141,6 +141,27 @@ def _service(app: App) -> None:
         name="deploy",
         help="Make the work pool and all deployments, for workers.",
     )
+    automations = App(
+        name="automations", help="What Prefect does by itself: tell somebody, wake the backlog."
+    )
+    automations.command(
+        "deployments.cli.automations:apply",
+        name="apply",
+        help="Make all automations, or bring them up to date.",
+    )
+    automations.command(
+        "deployments.cli.automations:show", name="list", help="The automations, as they stand."
+    )
+    automations.command("deployments.cli.automations:remove", name="remove", help="Remove all of ours.")
+    app.command(automations)
+    budget = App(name="budget", help="The request budget shared by all processes.")
+    budget.command(
+        "deployments.cli.budget:show", name="show", help="Who may send when, and which keys are stopped."
+    )
+    budget.command(
+        "deployments.cli.budget:unblock", name="unblock", help="Let requests of a stopped key go again."
+    )
+    app.command(budget)
 
 
 def _actions() -> App:

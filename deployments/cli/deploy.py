@@ -22,6 +22,7 @@ async def deploy(
     shards: int = 1,
     hourly: bool = False,
     keep_schedules: bool = False,
+    notify: str | None = None,
     dry_run: bool = False,
     check: bool = False,
     json: bool = False,
@@ -39,12 +40,15 @@ async def deploy(
         shards: Into how many parts the orgs are divided; each scheduled flow over all orgs has a deployment per part.
         hourly: Switch the hourly syncs on; see docs/deployments.md for what they cost.
         keep_schedules: Leave the schedules of deployments that exist as they are.
+        notify: The notification block that automations tell, as TYPE/NAME, such as slack-webhook/ops; without it those
+            that tell somebody stay as they are.
         dry_run: Change nothing, say what differs; exit code 1 if anything does.
         check: The same as --dry-run.
         json: Print what differs, or was done, as JSON.
     """
     with many_imports():
-        from deployments.apply import apply, compare
+        from deployments.apply import Outcome, Step, apply, compare
+        from deployments.automations import apply_automations
         from deployments.plan import PoolType, make_plan
 
     if not 1 <= shards <= 1000:
@@ -56,6 +60,14 @@ async def deploy(
     plan = make_plan(pool=pool, pool_type=PoolType(pool_type), image=image, shards=shards, hourly=hourly)
     only_look = dry_run or check
     outcome = await (compare if only_look else apply)(plan, keep_schedules=keep_schedules)
+    if not only_look:
+        # Always: without the one for runs that died with their worker, these keep places in limited deployments.
+        done = await apply_automations(notify, keep_notices=True)
+        steps = tuple(Step("automation", step.name, step.change) for step in done.steps)
+        notes = done.notes if notify or not outcome.current else ()
+        outcome = Outcome(
+            (*outcome.steps, *steps), (*outcome.unchanged, *done.unchanged), (*outcome.notes, *notes)
+        )
     if json:
         print_json(
             {

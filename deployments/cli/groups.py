@@ -10,7 +10,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
     "Read and look": ("sync", "snapshot", "records", "status"),
     "Webhooks, events, actions": ("webhooks", "backlog", "events", "action"),
     "Run it as a service": (
-        "serve", "deploy", "gateway", "automations", "db", "budget", "retention", "backup",
+        "serve", "deploy", "gateway", "automations", "db", "budget", "retention",
     ),
 }  # fmt: skip
 _GROUP_OF = {

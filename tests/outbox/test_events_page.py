@@ -13,6 +13,7 @@ PAGE = (ROOT / "docs" / "events.md").read_text()
 PREFECT_ONLY = {
     *("kommo.connection.connected", "kommo.connection.disconnected"),
     *(f"kommo.webhooks.{what}" for what in ("disabled", "missing", "incomplete", "reconciled")),
+    *("kommo.sync.failing", "kommo.fleet.synced"),
     *("kommo.dead_letters.growing", "kommo.completeness.low", "kommo.backlog.stale"),
 }
 _TYPE = re.compile(r"kommo\.[a-z_]+\.[a-z_]+|integration_[a-z]+")

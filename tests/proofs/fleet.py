@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import secrets
+import signal
 import socket
 import sys
 import time
@@ -352,6 +353,10 @@ async def main(options: argparse.Namespace) -> int:
     if options.work:
         await work(options.work, options.shard, options.concurrency)
         return 0
+    # Who is told to end removes what was made, as after an interruption at the terminal.
+    here = asyncio.current_task()
+    assert here is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, here.cancel)
     answer: dict[str, Any] = {"connections": options.connections, "processes": options.shards, "parts": []}
     async with world_of(options) as world:
         for part in options.parts.split(","):

@@ -17,7 +17,9 @@ from tests.service.house import House
 WEBHOOKS, ACTIONS = 50.0, 2.0
 """A second, at full load."""
 _PER_CHANGE = 4 / 3  # a change of the stage, or of who is responsible, is told twice
-_STEP = 5.0
+_STEP = (
+    60.0  # seconds of changes that are asked for at once: long enough to go through all leads of an account
+)
 _TILL = 1_900_000_000
 _REPEATS = 60  # times that the product tries an action again, a second apart
 _ACCEPTED = frozenset({200, 201, 202})

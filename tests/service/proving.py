@@ -1,5 +1,6 @@
 """What must hold at the end: all that was acknowledged took effect."""
 
+import asyncio
 from collections import Counter
 
 from tests.service.house import House
@@ -9,7 +10,12 @@ SETTLES_WITHIN = 300.0
 
 
 async def settled(house: House) -> None:
-    """Wait until nothing waits any more: no event, no letter to the product, no action."""
+    """Wait until nobody changes anything, and nothing waits: no event, no letter to the product, no action."""
+    made, before = 0, -1
+    while made != before:
+        before = made
+        await asyncio.sleep(5)
+        made = (await house.steer("webhooks?limit=0", "GET"))["counts"]["made"]
 
     async def nothing_waits() -> bool:
         [row] = await house.sql(

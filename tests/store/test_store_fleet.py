@@ -177,8 +177,8 @@ async def test_an_address_without_a_limit_is_not_counted_and_can_be_stopped(db: 
     assert (await _granted(budget, *keys[1])).wait < 5
     assert (await budget.reserve(keys[0], "action")).wait > 20
     await budget.block(["egress:default"], 900, "Kommo blocked our address")
-    for one in (keys[2], ("egress:default",)):
-        refused = await budget.reserve(one, "action")
+    for stopped in (list(keys[2]), ["egress:default"]):
+        refused = await budget.reserve(stopped, "action")
         assert (refused.granted, refused.blocked_reason) == (False, "Kommo blocked our address")
 
 
