@@ -101,7 +101,7 @@ def values_of(one: NewRecord, digest: str) -> tuple[Any, ...]:
 def number_of_key(key: str) -> int:
     """The number that stands for a key that is a text: 62 bits of its SHA-256.
 
-    Among ten million keys two meet with a chance of one in a hundred thousand; who saves them looks (`save_records`).
+    Among ten million keys two meet with a chance of one in a hundred thousand; then the later one takes the row.
     """
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 2
 

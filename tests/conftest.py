@@ -61,6 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if FULL:
         for item in items:
             item.add_marker(pytest.mark.timeout(0))
+    elif POSTGRES_URL:
+        beside = pytest.mark.skip(reason="on PostgreSQL; on SQLite too with KOMMO_TEST_ROUNDS=full")
+        for item in items:
+            given = getattr(item, "callspec", None)
+            if item.get_closest_marker("one_database") and given and "sqlite" in given.params.values():
+                item.add_marker(beside)
     items.sort(key=seconds, reverse=True)
 
 

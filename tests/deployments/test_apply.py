@@ -20,6 +20,7 @@ from deployments.catalogue import CATALOGUE, STANDING_AT_A_TIME
 from deployments.plan import Plan, PoolType, make_plan
 from deployments.prefect_yaml import render
 from deployments.serving import runner_deployment
+from tests.proofs.support import FULL
 
 ROOT = Path(__file__).parents[2]
 SOME = tuple(
@@ -142,6 +143,10 @@ async def test_an_unknown_parameter_is_refused_and_runs_too_many_are_cancelled_b
     assert [state.type for state in states if state] == ["PENDING", "PENDING", "CANCELLED"]
 
 
+@pytest.mark.proof
+@pytest.mark.skipif(
+    not FULL, reason="with KOMMO_TEST_ROUNDS=full; the file itself is held equal to the catalogue"
+)
 async def test_prefects_own_command_and_serve_end_in_the_same_deployments(
     client: PrefectClient, prefect_api: str, tmp_path: Path
 ) -> None:

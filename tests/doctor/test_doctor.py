@@ -71,7 +71,6 @@ async def client(
     prefect_api: str, installation: Settings, elsewhere: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[PrefectClient]:
     """An installation in which all is well."""
-    del prefect_api
     sealing = new_key().get_secret_value()
     for name, value in {
         "KOMMO_CLIENT_ID": "id",
@@ -85,9 +84,11 @@ async def client(
     }.items():
         monkeypatch.setenv(name, value)
     async with get_client() as client:
-        # What one test has put wrong is put right for the next; to make it all anew takes four times as long.
-        await KommoDatabase.register_type_and_schema(client=client)
-        await apply(make_plan())
+        if _RIGHT["at Prefect"] != prefect_api:
+            # What one test has put wrong is put right for the next; to make it all anew takes four times as long.
+            await KommoDatabase.register_type_and_schema(client=client)
+            await apply(make_plan())
+            _RIGHT["at Prefect"] = prefect_api
         queue = await client.read_work_queue_by_name("steady", work_pool_name="kommo")
         if queue.is_paused:
             await client.update_work_queue(queue.id, is_paused=False)
@@ -121,10 +122,15 @@ def _left_as_it_was(prefect_api: str) -> Iterator[None]:
                 await client.delete_deployment(there.id)
             with contextlib.suppress(ObjectNotFound):
                 await client.delete_work_pool("kommo")
+        _RIGHT["at Prefect"] = ""
 
     asyncio.run(prepare())
     yield
     asyncio.run(clear())
+
+
+_RIGHT = {"at Prefect": ""}
+"""The server on which all is well, as long as no test has put anything wrong there."""
 
 
 def _is_postgres() -> bool:
@@ -333,6 +339,8 @@ MISTAKES: dict[str, tuple[Injected, str, str]] = {
     "a connection needs a person": (_needs_person, "connections", "kommo connect beta"),
 }
 
+# Checks of what `client` makes at Prefect: after a mistake there it is made anew, which takes a second or two.
+AT_PREFECT = frozenset({"block-types", "queues", "schedules", "deployments", "workers"})
 OURS = (
     "tables of an older version",
     "tables of a newer version",
@@ -357,6 +365,8 @@ async def test_a_mistake_is_found_alone_and_with_its_fix(
     mistake: str, client: PrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inject, name, fix = MISTAKES[mistake]
+    if name in AT_PREFECT:
+        _RIGHT["at Prefect"] = ""
     context = await inject(monkeypatch, client, tmp_path)
     if context is None:
         rows = await _examine()

@@ -52,6 +52,7 @@ def _operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 @pytest.mark.proof
+@pytest.mark.one_database
 @pytest.mark.seconds(6)
 async def test_no_answer_but_those_of_the_document(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     doors = office.doors

@@ -48,6 +48,7 @@ def everything() -> Iterator[_Everything]:
     root.removeHandler(handler)
 
 
+@pytest.mark.one_database
 @pytest.mark.seconds(5)
 async def test_t5_no_secret_leaves_its_home(
     house: House, everything: _Everything, monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,10 @@ SCRIPT = Path(__file__).with_name("roundtrip.ts")
 _OPTIONS = "--strict --noEmitOnError --target es2022 --module commonjs --lib es2022,dom"
 
 house = gateway_house
-pytestmark = pytest.mark.skipif(NODE is None and not REQUIRED, reason="Node is not installed here")
+pytestmark = [
+    pytest.mark.one_database,
+    pytest.mark.skipif(NODE is None and not REQUIRED, reason="Node is not installed here"),
+]
 
 
 @pytest.fixture(scope="session")

@@ -87,13 +87,10 @@ async def _in_store(settings: Settings, pattern: re.Pattern[str]) -> dict[str, i
     return found
 
 
+@pytest.mark.one_database
 @pytest.mark.seconds(8)
 @pytest.mark.usefixtures("prefect")
 async def test_of_an_erased_org_one_line_of_the_audit_is_left(installation: Settings) -> None:
-    if not FULL and not str(
-        installation.database_url and installation.database_url.get_secret_value()
-    ).startswith("sqlite"):
-        pytest.skip("on SQLite always, on PostgreSQL with KOMMO_TEST_ROUNDS=full")
     with sandbox_in_thread(quiet_config(accounts=2, leads=5, contacts=3, companies=2)) as kommo:
         # Names of their own, so that nothing else is found by them; one begins as the other does.
         for org, account in (("vanishing", kommo.accounts[0]), ("vanishing-two", kommo.accounts[1])):

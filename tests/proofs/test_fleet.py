@@ -18,7 +18,12 @@ from tests.proofs.fleet_checks import check_refresh, check_sync
 from tests.proofs.fleet_seed import HOURS_OLD, ask, seed_fleet
 from tests.syncing import quiet_config
 
-pytestmark = [pytest.mark.proof, pytest.mark.usefixtures("prefect_api"), pytest.mark.seconds(8)]
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.one_database,
+    pytest.mark.usefixtures("prefect_api"),
+    pytest.mark.seconds(8),
+]
 
 SHARDS = ("1/2", "2/2")
 

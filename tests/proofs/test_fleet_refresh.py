@@ -100,6 +100,7 @@ async def _keep_blocks(blocks: list[KommoConnection]) -> None:
 
 
 @pytest.mark.seconds(6)
+@pytest.mark.one_database
 @pytest.mark.parametrize("trouble", [False, True], ids=["untroubled", "dead-and-faulty"])
 async def test_one_run_refreshes_a_whole_fleet(
     installation: Settings, monkeypatch: pytest.MonkeyPatch, trouble: bool
