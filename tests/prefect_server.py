@@ -46,9 +46,7 @@ def running_prefect(folder: Path, kept: Path) -> Iterator[str]:
     try:
         with temporary_settings({PREFECT_API_URL: api, PREFECT_SERVER_DATABASE_CONNECTION_URL: url}):
             yield api
-            # While there is someone to send it to: at exit it would be retried for a minute.
-            APILogWorker.drain_all()
-            EventsWorker.drain_all()
+            _send_what_is_left()
     finally:
         _end(process)
 
@@ -60,12 +58,17 @@ def prefect_on(database_url: str) -> Iterator[str]:
     try:
         with temporary_settings({PREFECT_API_URL: api, PREFECT_SERVER_DATABASE_CONNECTION_URL: database_url}):
             yield api
-            # Where a loop runs they would give coroutines in place of waiting, so it is done where none does.
-            with ThreadPoolExecutor(1) as aside:
-                aside.submit(APILogWorker.drain_all).result()
-                aside.submit(EventsWorker.drain_all).result()
+            _send_what_is_left()
     finally:
         _end(process)
+
+
+def _send_what_is_left() -> None:
+    """While there is someone to send it to: at exit it would be retried for a minute."""
+    # Where a loop runs they would give coroutines in place of waiting, so it is done where none does.
+    with ThreadPoolExecutor(1) as aside:
+        aside.submit(APILogWorker.drain_all).result()
+        aside.submit(EventsWorker.drain_all).result()
 
 
 def migrate(kept: Path) -> None:
