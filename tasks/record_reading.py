@@ -30,6 +30,7 @@ from store.record_sync import (
     save_page,
     unseen,
 )
+from tasks.collecting import few_collections
 from tasks.effects import Absent, Gone, Present, effects_of_repair
 from tasks.errors import sentence_of
 from tasks.event_types import READ
@@ -74,6 +75,10 @@ class KindReader:
             KommoError: Kommo did not give it; what was stored stays, and the next run goes on.
             ReadingTakenOverError: another run reads it now.
         """
+        with few_collections():
+            return await self._read()
+
+    async def _read(self) -> KindCount:
         session, began = self._session, self._session.clock.now()
         reading = await begin_reading(
             session.database,
