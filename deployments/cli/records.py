@@ -42,12 +42,13 @@ async def sync(org: str, *kinds: str, full: bool = False, json: bool = False) ->
     if json:
         print_json(report)
     else:
-        _show_report(report)
+        show_records_report(report)
     if failure is not None:
         raise failure
 
 
-def _show_report(report: RecordsReport) -> None:
+def show_records_report(report: RecordsReport) -> None:
+    """What one reading came to, a line for each kind."""
     table(
         ["kind", "read", "state", "records", "new", "changed", "gone", "requests", "seconds", "note"],
         [
