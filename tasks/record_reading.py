@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from kommo.errors import ErrorKind, KommoError
 from kommo.listing import backwards, forwards
 from kommo.recordkinds import Proof, Reading, RecordKind
 from kommo.records import read_by_ids
@@ -226,9 +227,15 @@ class KindReader:
                 self._kind.resource, path=self._kind.resource.path.replace("{parent}", str(parent))
             )
             read_at = self._session.stamp()
-            async for page in forwards(self._session.client.get, resource):
-                yield None, self._rows(page.items, read_at, parent=(self._kind.of, parent))
-                read_at = self._session.stamp()
+            try:
+                async for page in forwards(self._session.client.get, resource):
+                    yield None, self._rows(page.items, read_at, parent=(self._kind.of, parent))
+                    read_at = self._session.stamp()
+            except KommoError as error:
+                if self._kind.needs_scope is None or error.kind is not ErrorKind.FORBIDDEN:
+                    raise
+                self.count.note = f"Kommo refuses it: the token has not the scope {self._kind.needs_scope}."
+                return
 
     def _rows(
         self, items: Sequence[Raw], read_at: datetime, parent: tuple[str, int] | None = None

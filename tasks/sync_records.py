@@ -25,7 +25,7 @@ class UnknownKindOfRecordsError(DataPlaneError):
 
 
 def find_record_kinds(names: list[str] | None) -> list[str]:
-    """The kinds of these names in the order in which they are read; all of them without names.
+    """The kinds of these names in the order in which they are read; without names, those that are usual.
 
     Raises:
         UnknownKindOfRecordsError: there is none of a name.
@@ -35,7 +35,7 @@ def find_record_kinds(names: list[str] | None) -> list[str]:
             raise UnknownKindOfRecordsError(
                 f"There is no kind of records called {name[:50]!r}. Ask for one of: {', '.join(RECORD_KINDS)}."
             )
-    return [name for name in RECORD_KINDS if not names or name in names]
+    return [name for name, kind in RECORD_KINDS.items() if (name in names if names else kind.usual)]
 
 
 async def _worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

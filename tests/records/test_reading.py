@@ -5,11 +5,15 @@ from typing import Any
 
 import pytest
 
+from kommo.clock import SystemClock
+from kommo.recordkinds import RECORD_KINDS
 from store.database import Database
 from store.mirror import get_record, record_states
 from store.record_sync import PageSaved, ReadingTakenOverError, RecordMode, count_records, save_page
 from tasks import record_reading
-from tests.records.support import archive
+from tasks.record_reading import KindReader
+from tasks.record_session import session_of
+from tests.records.support import archive, client_of
 from tests.syncing import quiet_config
 
 SMALL = quiet_config(accounts=1, leads=620, contacts=40, companies=10)
@@ -19,8 +23,6 @@ FULL = RecordMode.FULL
 @pytest.mark.seconds(3)
 async def test_s4_every_kind_is_read_whole_and_an_unchanged_one_writes_nothing(db: Database) -> None:
     async with archive(db, SMALL) as org:
-        from kommo.recordkinds import RECORD_KINDS
-
         counts = {kind: await org.read(kind) for kind in RECORD_KINDS}
         for kind in ("leads", "contacts", "companies", "tasks"):
             await org.assert_mirrored(kind)
@@ -30,12 +32,34 @@ async def test_s4_every_kind_is_read_whole_and_an_unchanged_one_writes_nothing(d
         assert counts["unsorted"].added == len(account.unsorted)
         assert counts["lead_notes"].added == sum(note["_entity"] == "leads" for note in account.notes)
         assert counts["catalog_elements"].added == sum(len(held) for held in account.elements.values())
+        assert counts["messages"].added == sum(len(held) for held in account.messages.values()) > 0
         again = {kind: await org.read(kind, FULL) for kind in RECORD_KINDS}
         assert {kind: (one.added, one.changed, one.gone) for kind, one in again.items()} == dict.fromkeys(
             RECORD_KINDS, (0, 0, 0)
         )
         note = (await count_records(db, "acme"))[0]
         assert note.sync is not None
+
+
+async def test_messages_are_read_where_the_token_may_and_cost_one_request_where_it_may_not(
+    db: Database,
+) -> None:
+    async with archive(db, SMALL) as org:
+        await org.read("talks")
+        world = org.sandbox.world
+        poor = world.tokens.issue(
+            world.accounts.cards[0],
+            world.accounts.cards[0].admin_id,
+            world.integration.client_id,
+            ["crm"],
+            seconds=3600,
+        )
+        async with client_of(org.connection.host, poor.value) as client:
+            session = await session_of(org.connection, client, db, SystemClock())
+            refused = await KindReader(session, RECORD_KINDS["messages"], FULL).read()
+        assert (refused.state, refused.added, refused.requests) == ("complete", 0, 1)
+        assert "list_external_messages" in (refused.note or "")
+        assert (await org.read("messages")).added > 0
 
 
 async def test_s4_an_incremental_reading_costs_what_has_changed(db: Database) -> None:
