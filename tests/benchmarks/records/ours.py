@@ -68,8 +68,13 @@ async def sandbox(records: int, limit: int) -> AsyncIterator[Kommo]:
 
 
 @asynccontextmanager
-async def empty_database(url: str | None) -> AsyncIterator[Database]:
-    """A file in a temporary folder, or a schema of its own on PostgreSQL, removed at the end."""
+async def empty_database(url: str | None, *, keep: bool = False) -> AsyncIterator[Database]:
+    """A file in a temporary folder, or a schema of its own on PostgreSQL, removed at the end unless it is kept."""
+    if url is not None and keep:
+        async with Database.open(url) as database:
+            await database.upgrade()
+            yield database
+        return
     if url is None or url.startswith("sqlite"):
         with tempfile.TemporaryDirectory() as folder:
             async with Database.open(url or f"sqlite+aiosqlite:///{folder}/store.db") as database:
@@ -136,7 +141,7 @@ async def read_all(
 async def measure(wanted: argparse.Namespace) -> dict[str, Any]:
     """Both readings of one database."""
     kinds = wanted.kinds.split(",")
-    async with empty_database(wanted.database) as database:
+    async with empty_database(wanted.database, keep=wanted.keep) as database:
         if wanted.sandbox:
             host, token, account = wanted.sandbox.split(" ")
             return await _both(database, Kommo(host, token, int(account)), kinds, wanted)
@@ -163,6 +168,7 @@ def main() -> None:
     parser.add_argument("--kinds", default="leads,contacts")
     parser.add_argument("--database", help="URL; by default a new SQLite file")
     parser.add_argument("--sandbox", help="'HOST TOKEN ACCOUNT_ID' of one that runs")
+    parser.add_argument("--keep", action="store_true", help="leave what was read in the database")
     parser.add_argument("--once", action="store_true", help="not again, unchanged")
     parser.add_argument("--profile", type=Path, help="where to write what the profiler of Python saw")
     wanted = parser.parse_args()
