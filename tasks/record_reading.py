@@ -280,6 +280,8 @@ class KindReader:
         self.count.records += len(page)
         self.count.added += saved.added
         self.count.changed += saved.changed
+        if session.on_page is not None:
+            await session.on_page(self.count)
 
     async def _told(
         self, reading: RecordSync, page: Sequence[NewRecord], changes: Mapping[int, Change]

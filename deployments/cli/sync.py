@@ -161,6 +161,8 @@ def shown_progress() -> Iterator[None]:
     if not err.is_terminal:
 
         def line(step: Step) -> None:
+            if step.under_way is not None:
+                return
             outcome = "failed" if step.failed else "done"
             err.print(f"{step.org}: {step.group} {outcome} ({step.done}/{step.total})")
 
@@ -183,7 +185,8 @@ def shown_progress() -> Iterator[None]:
             bar.update(waiting, visible=False)
             if step.org not in rows:
                 rows[step.org] = bar.add_task(step.org, total=step.total)
-            bar.update(rows[step.org], completed=step.done, description=f"{step.org} · {step.group}")
+            told = f" · {step.under_way}" if step.under_way else ""
+            bar.update(rows[step.org], completed=step.done, description=f"{step.org} · {step.group}{told}")
 
         listen_to_progress(advance)
         yield

@@ -1,6 +1,7 @@
 """S1, S4: a reading of records ends with exactly what Kommo holds, whatever happens while it reads."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from store.database import Database
 from store.mirror import get_record, record_states
 from store.record_sync import PageSaved, ReadingTakenOverError, RecordMode, count_records, save_page
 from tasks import record_reading
+from tasks.progress import Step, listen_to_progress
 from tasks.record_reading import KindReader
 from tasks.record_session import session_of
+from tasks.sync_records import RecordsProgress
 from tests.records.support import archive, client_of
 from tests.syncing import quiet_config
 
@@ -39,6 +42,24 @@ async def test_s4_every_kind_is_read_whole_and_an_unchanged_one_writes_nothing(d
         )
         note = (await count_records(db, "acme"))[0]
         assert note.sync is not None
+
+
+async def test_how_far_a_reading_is_is_told_and_the_second_time_for_how_much_longer(db: Database) -> None:
+    told: list[Step] = []
+    listen_to_progress(told.append)
+    async with archive(db, SMALL) as org:
+        for _ in range(2):
+            session = await session_of(org.connection, org.client, db, SystemClock())
+            progress = RecordsProgress(session, 2, FULL)
+            await progress.start()
+            for kind in ("contacts", "leads"):
+                await progress.step(await KindReader(session, RECORD_KINDS[kind], FULL).read())
+    first, second = told[: len(told) // 2], told[len(told) // 2 :]
+    assert [step.group for step in first if step.under_way is None] == ["contacts", "leads"]
+    halves = [[step.under_way for step in half if step.under_way is not None] for half in (first, second)]
+    assert all(re.match(r"[\d,]+ records, [\d,]+ a second, [\d,]+ requests", text) for text in halves[0])
+    assert not any("more" in text for text in halves[0]), "what there is nobody knows the first time"
+    assert re.search(r", about \d+ s more$", halves[1][0])
 
 
 async def test_messages_are_read_where_the_token_may_and_cost_one_request_where_it_may_not(

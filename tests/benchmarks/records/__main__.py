@@ -1,11 +1,11 @@
 """Reading records, beside what else reads them.
 
-`python -m tests.benchmarks.records [--records 20000] [--out FOLDER] [--only NAME]`: one sandbox, unthrottled, with leads
-and contacts. One candidate after the other reads all of them into a new SQLite file and a new PostgreSQL database (where
-KOMMO_TEST_POSTGRES_URL is set), each as a process of its own, with the versions of `VERSIONS`, which uv installs beside
-this project (the first run has the installing in its time). Afterwards the rows are compared with what the sandbox
-holds. Wall time has the start of the process in it, for us as for the others. Prints JSON; `--out` keeps it, with a
-picture.
+`python -m tests.benchmarks.records [--records 20000] [--out FOLDER] [--only NAME]`: one sandbox, unthrottled, with
+leads and contacts. One candidate after the other reads all of them into a new SQLite file and a new PostgreSQL
+database (where KOMMO_TEST_POSTGRES_URL is set), each as a process of its own, with the versions of `VERSIONS`, which
+uv installs beside this project (the first run has the installing in its time). Afterwards the rows are compared with
+what the sandbox holds. Wall time has the start of the process in it, for us as for the others. Prints JSON; `--out`
+keeps it, with a picture.
 """
 
 import argparse
