@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags, FlowFilter, FlowFilterId
 from prefect.client.schemas.objects import WorkPool, WorkQueue
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
@@ -109,7 +109,10 @@ async def read_ours(client: PrefectClient) -> dict[str, DeploymentResponse]:
         rows += page
         if len(page) < _PAGE:
             break
-    flows = {one: (await client.read_flow(one)).name for one in {row.flow_id for row in rows}}
+    if not rows:
+        return {}
+    theirs = FlowFilter(id=FlowFilterId(any_=list({row.flow_id for row in rows})))
+    flows = {flow.id: flow.name for flow in await client.read_flows(flow_filter=theirs, limit=_PAGE)}
     return {f"{flows[row.flow_id]}/{row.name}": row for row in rows}
 
 

@@ -17,10 +17,10 @@ from prefect.events.schemas.automations import Automation, AutomationCore, Event
 from prefect.exceptions import ObjectNotFound
 
 from tasks.errors import DataPlaneError
+from tasks.events import INSTALLATION
 
 PREFIX = "kommo: "
 BACKLOG = "webhook-backlog/every-minute"
-INSTALLATION = "kommo.installation"
 _ORGS = "kommo.connection.*"
 _EACH = "prefect.resource.id"
 _QUIET = timedelta(hours=1)
@@ -181,10 +181,10 @@ def _told(notice: Notice, block: UUID) -> AutomationCore:
 
 def _wake(backlog: UUID) -> AutomationCore:
     return AutomationCore(
-        name=f"{PREFIX}an old event wakes the backlog",
-        description="An event of a webhook has waited for five minutes: the backlog is worked off, if no run is at it.",
+        name=f"{PREFIX}a webhook wakes the backlog",
+        description="A webhook's event waits, and no run works off its org: one is started, beside the schedule.",
         trigger=EventTrigger(
-            expect={"kommo.backlog.stale"},
+            expect={"kommo.webhook.waiting", "kommo.backlog.stale"},
             match={"prefect.resource.id": INSTALLATION},
             posture=Posture.Reactive,
             threshold=1,

@@ -22,8 +22,13 @@ MANY_LATE = 20
 _SHARD = re.compile(r"-\d+-of-(\d+)$")
 
 
+async def _all_of_ours(around: Surroundings) -> Mapping[str, DeploymentResponse]:
+    client = await around.prefect()
+    return await around.shared("deployments", lambda: read_ours(client))
+
+
 async def _ours(around: Surroundings) -> Mapping[str, DeploymentResponse]:
-    found = await read_ours(await around.prefect())
+    found = await _all_of_ours(around)
     if not found:
         raise SkippedError("There are no deployments of ours.")
     return found
@@ -41,7 +46,7 @@ async def _pool(around: Surroundings) -> WorkPool:
 
 
 async def _current(around: Surroundings) -> list[Finding]:
-    found = await read_ours(await around.prefect())
+    found = await _all_of_ours(around)
     if not found:
         return warning("There are no deployments: nothing runs by itself.", "kommo deploy (or kommo serve)")
     pools = {there.work_pool_name for there in found.values()}

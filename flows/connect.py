@@ -17,7 +17,7 @@ from tasks.disconnect import DisconnectReport, disconnect
 from tasks.events import emit_org_event
 from tasks.installation import open_database
 from tasks.reports import SyncReport
-from tasks.scopes import Scope
+from tasks.scopes import SyncScope
 
 
 @flow(
@@ -48,7 +48,7 @@ async def connect_account(org: Org) -> SyncReport:
             "scopes": connection.scopes,
         },
     )
-    return await full_crm_sync(org, Scope.ALL)
+    return await full_crm_sync(org, SyncScope.ALL)
 
 
 @flow(

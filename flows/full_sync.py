@@ -10,13 +10,14 @@ import asyncio
 from prefect import flow
 
 from blocks.settings import Settings
-from flows.parameters import Org, ScopeParameter
+from flows.parameters import Org, SyncScopeParameter
+from flows.sync_records import sync_records
 from tasks.conclude import Outcomes, conclude_sync
 from tasks.errors import SyncFailedError
 from tasks.progress import SyncProgress
 from tasks.publish import publish_sync_report
 from tasks.reports import SyncReport
-from tasks.scopes import GROUPS_OF_SCOPE, Group, Scope
+from tasks.scopes import GROUPS_OF_SCOPE, Group, Scope, SyncScope
 from tasks.session import SyncSession, open_sync_session
 from tasks.snapshots import snapshot_group
 
@@ -24,18 +25,35 @@ from tasks.snapshots import snapshot_group
 @flow(
     name="full-crm-sync",
     flow_run_name="sync {org} {scope}",
-    description="Read one org's Kommo set-up, save it as versioned snapshots, report what changed.",
+    description="Read one org's Kommo set-up, save it as versioned snapshots, report what changed; the records, too, "
+    "if the scope says so.",
     persist_result=False,
 )
-async def full_crm_sync(org: Org, scope: ScopeParameter = Scope.ALL) -> SyncReport:
+async def full_crm_sync(org: Org, scope: SyncScopeParameter = SyncScope.ALL) -> SyncReport:
     """Sync one org.
 
     Args:
         org: the product's tenant; it must be connected.
-        scope: what to read.
+        scope: what to read; the records by a run of `sync-records`, after the set-up that they are understood by.
 
     Returns:
-        What was read, saved and found changed.
+        What was read, saved and found changed; under `records` what was read of them.
+
+    Raises:
+        NotConnectedError: the org is not connected.
+        SyncFailedError: at least one group failed; the snapshots of the others are whole, and no record was read.
+        RecordsFailedError: at least one kind of records was not read to its end; what was read is kept.
+    """
+    if scope.set_up is None:
+        return SyncReport.of_records(await sync_records(org))
+    report = await sync_set_up(org, scope.set_up)
+    if scope.has_records:
+        report.records = await sync_records(org)
+    return report
+
+
+async def sync_set_up(org: str, scope: Scope) -> SyncReport:
+    """Sync an org's set-up, or a part of it.
 
     Raises:
         NotConnectedError: the org is not connected.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tasks.scopes import Scope
+from tasks.scopes import Scope, SyncScope
 
 Org = Annotated[
     str,
@@ -19,7 +19,16 @@ Org = Annotated[
     ),
 ]
 ScopeParameter = Annotated[
-    Scope, Field(title="Scope", description="What to read: everything, or one part in the product's words.")
+    Scope,
+    Field(title="Scope", description="What to read: the whole set-up, or one part in the product's words."),
+]
+SyncScopeParameter = Annotated[
+    SyncScope,
+    Field(
+        title="Scope",
+        description="What to read: the whole set-up (`all`), one part of it in the product's words, the `records` as "
+        "far as they changed, or `everything`.",
+    ),
 ]
 ShardParameter = Annotated[
     str | None,

@@ -14,7 +14,6 @@ from blocks.settings import Settings
 from flows.parameters import Org
 from store.record_sync import RecordMode
 from tasks.errors import RecordsFailedError, sentence_of
-from tasks.progress import announce_step
 from tasks.record_reports import KindCount, RecordsReport
 from tasks.record_session import RecordSession, open_record_session
 from tasks.sync_records import RecordsProgress, find_record_kinds, publish_records_report, read_records
@@ -74,7 +73,7 @@ async def sync_records(
 
 async def read_kinds(session: RecordSession, kinds: list[str], mode: RecordMode) -> list[KindCount]:
     """Read the kinds one after the other; one that fails does not stop the others."""
-    progress = RecordsProgress(session.org, len(kinds))
+    progress = RecordsProgress(session, len(kinds), mode)
     await progress.start()
     counts: list[KindCount] = []
     for kind in kinds:
@@ -84,5 +83,4 @@ async def read_kinds(session: RecordSession, kinds: list[str], mode: RecordMode)
             count = KindCount(kind=kind, mode=mode.value, state="failed", note=sentence_of(error))
         counts.append(count)
         await progress.step(count)
-        announce_step(session.org, kind, len(counts), len(kinds), failed=count.state == "failed")
     return counts

@@ -19,6 +19,7 @@ from gateway.metrics import Metrics
 from gateway.rates import Rates
 from gateway.remembered import LookupBusyError
 from gateway.syncs import Syncs
+from gateway.waking import waking
 from gateway.webhooks import WebhookDoors, open_doors
 from kommo.clock import Clock, SystemClock
 from store.connections import ConnectionRecord
@@ -168,6 +169,7 @@ async def open_services(
             open_doors(
                 database, services.webhook_secret, services.clock, capacity=capacity
             ) as services._webhooks,
+            waking(database, lambda: services.webhooks.intake.totals["stored"], services.clock),
         ):
             try:
                 yield services

@@ -32,7 +32,7 @@ from kommo.clock import Clock
 from store.database import Database
 from store.runs import RunRecord, RunState, find_run
 from tasks.errors import sentence_of
-from tasks.scopes import Scope
+from tasks.scopes import Scope, SyncScope
 
 DEPLOYMENT = "full-crm-sync/on-demand"
 _JOINED_WITHIN = timedelta(minutes=15)
@@ -312,7 +312,7 @@ class Syncs:
                 local.began.set_result(flow_run.id)
 
         try:
-            await full_crm_sync.with_options(on_running=[began])(org, scope)
+            await full_crm_sync.with_options(on_running=[began])(org, SyncScope(scope))
         except Exception as error:
             local.reason = sentence_of(error)
             raise

@@ -12,6 +12,8 @@ from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any
 
+import orjson
+
 from kommo.errors import ErrorKind, KommoError, Problem
 
 _BY_STATUS: Mapping[int, ErrorKind] = MappingProxyType(
@@ -161,13 +163,22 @@ def data_from_body(body: bytes) -> dict[str, Any] | list[Any] | None:
     if not body.strip():
         return None
     try:
-        data = json.loads(body, parse_constant=_refuse)
+        data = _decoded(body)
     except (ValueError, RecursionError):
         data = False
     if not isinstance(data, dict | list):
         # Outside the handler: the decoder's error holds the whole document and must not travel along.
         raise ValueError("the body is not a whole JSON object or list")  # noqa: TRY004  one error for all
     return data
+
+
+def _decoded(body: bytes) -> Any:  # noqa: ANN401  any JSON
+    try:
+        # Six times as fast. Whole numbers of more than 64 bits become floats: Kommo's PHP has none.
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        # It is stricter: half a surrogate pair, which a cut-off emoji leaves behind, is an error to it.
+        return json.loads(body, parse_constant=_refuse)
 
 
 def _refuse(word: str) -> None:

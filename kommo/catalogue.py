@@ -184,6 +184,13 @@ _ROWS = (
         absent_statuses=frozenset({403, 404}),
         source="[D A/catalogs-api; the fact sheet names it without a page]",
     ),
+    Resource(
+        "messages",
+        "/api/v4/talks/{parent}/messages",
+        "messages",
+        absent_statuses=frozenset({404}),
+        source="[D §4: scope list_external_messages, free of the messages' quota]",
+    ),
     _tags("lead"),
     _tags("contact"),
     _tags("company"),

@@ -53,7 +53,8 @@ class RecordKind:
         why: Why that is sound, or why there is none.
         proof: What a deletion is concluded from.
         of: For `PARTS`: the kind whose records each have such a list.
-        extra: More of the query.
+        needs_scope: A scope without which Kommo refuses the list (403); then there is none of it.
+        usual: Whether it is read where no kind is named.
     """
 
     name: str
@@ -63,7 +64,8 @@ class RecordKind:
     why: str
     proof: Proof
     of: str | None = None
-    extra: tuple[tuple[str, str], ...] = ()
+    needs_scope: str | None = None
+    usual: bool = True
 
     @property
     def incremental(self) -> bool:
@@ -124,6 +126,18 @@ _ALL = (
         None,
         "newest first, no filter by time and no order is documented [D §3.15]: only whole",
         Proof.NEVER,
+    ),
+    RecordKind(
+        "messages",
+        CATALOGUE["messages"],
+        Reading.PARTS,
+        None,
+        "a list for each talk; whether a new message moves its talk's updated_at is not documented [D §4]: only whole, "
+        "and only where it is named, for it costs a request for each talk",
+        Proof.NEVER,
+        of="talks",
+        needs_scope="list_external_messages",
+        usual=False,
     ),
     _whole("unsorted"),
     RecordKind(

@@ -21,7 +21,6 @@ from sqlalchemy import (
     case,
     func,
     literal,
-    literal_column,
     or_,
     select,
     true,
@@ -38,8 +37,10 @@ from store.rows import given_rows
 from store.shards import is_in
 from store.tables import BacklogTurnRow, table_of
 from store.types import CleanText, EpochSeconds, UTCDateTime
+from store.waiting import LONGEST_TURN, is_free, is_pending, waiting_orgs
 
 __all__ = [
+    "LONGEST_TURN",
     "Failure",
     "OrgBacklog",
     "Turn",
@@ -50,6 +51,7 @@ __all__ = [
     "fail_events",
     "get_delivery",
     "get_event",
+    "is_left_lying",
     "keep_turn",
     "pending_events",
     "replay",
@@ -58,11 +60,7 @@ __all__ = [
 ]
 
 _TURN = table_of(BacklogTurnRow)
-# Written out, not a parameter: the database must see that the partial indexes fit.
-_IS_PENDING = EVENTS.c.state == literal_column("'pending'")
-
-# A turn that ends later than this from now was taken before the machine's clock was set back.
-LONGEST_TURN = 600.0
+_IS_PENDING = is_pending(EVENTS)
 # Of so many orgs at least one is free, or will be before it matters.
 _CANDIDATES = 32
 # An entity that changes all the time must not fill the memory; what is left over is newer, and comes with a later turn.
@@ -127,7 +125,10 @@ async def take_turn(
         raise ValueError(f"A turn lasts for more than 0 and at most {LONGEST_TURN:.0f} seconds.")
     # Looked for first, in a reading transaction: who finds nothing does not disturb those who write.
     async with db.read() as connection:
-        waiting = await _waiting_orgs(connection, orgs, whole=shard is not None, now=now)
+        query = _waiting(connection, orgs=orgs, now=now)
+        if shard is None:
+            query = query.limit(_CANDIDATES)
+        waiting = list((await connection.execute(query)).scalars())
     if shard is not None:
         waiting = [org for org in waiting if is_in(shard, org)][:_CANDIDATES]
     if not waiting:
@@ -170,6 +171,13 @@ async def take_turn(
             .returning(_TURN.c.org, _TURN.c.owner, _TURN.c.serial, _TURN.c.until)
         )
         return Turn(*taken.one())
+
+
+async def is_left_lying(db: Database, seconds: float, *, now: SecondsClock = time.time) -> bool:
+    """Whether an event could have been worked for so many seconds, and nobody has its org's turn."""
+    async with db.read() as connection:
+        query = _waiting(connection, for_seconds=seconds, now=now).limit(1)
+        return (await connection.execute(query)).first() is not None
 
 
 async def keep_turn(
@@ -346,43 +354,24 @@ async def end_pause(db: Database, org: str) -> bool:
         return ended.rowcount == 1
 
 
-async def _waiting_orgs(
-    connection: AsyncConnection, orgs: Sequence[str] | None, *, whole: bool, now: SecondsClock
-) -> list[str]:
-    """Orgs with something due that nobody works on, those that were served longest ago first.
-
-    It goes from one org to the next through the index, so that it costs what orgs are waiting, not what events are.
-    """
+def _waiting(
+    connection: AsyncConnection,
+    *,
+    orgs: Sequence[str] | None = None,
+    for_seconds: float = 0.0,
+    now: SecondsClock,
+) -> Select[Any]:
     clock = clock_expression(connection, now)
-    waiting = select(func.min(EVENTS.c.org).label("org")).where(_IS_PENDING).cte("waiting", recursive=True)
-    later = EVENTS.alias("later")
-    following = (
-        select(func.min(later.c.org))
-        .where(later.c.state == literal_column("'pending'"), later.c.org > waiting.c.org)
-        .scalar_subquery()
-    )
-    waiting = waiting.union_all(select(following).where(waiting.c.org.is_not(None)))
-    due = (
-        select(EVENTS.c.id)
-        .where(EVENTS.c.org == waiting.c.org, _IS_PENDING, EVENTS.c.due_at <= clock)
-        .exists()
-    )
-    query = (
-        select(waiting.c.org)
-        .join(_TURN, _TURN.c.org == waiting.c.org, isouter=True)
-        .where(waiting.c.org.is_not(None), or_(_TURN.c.org.is_(None), _is_free(clock)), due)
-        .order_by(func.coalesce(_TURN.c.served_at, 0.0), waiting.c.org)
-    )
-    if orgs is not None:
-        query = query.where(waiting.c.org.in_(list(orgs)))
-    if not whole:
-        query = query.limit(_CANDIDATES)
-    return list((await connection.execute(query)).scalars())
+
+    def due(org: ColumnElement[str]) -> ColumnElement[bool]:
+        since = clock - literal(for_seconds, EpochSeconds())
+        return select(EVENTS.c.id).where(EVENTS.c.org == org, _IS_PENDING, EVENTS.c.due_at <= since).exists()
+
+    return waiting_orgs(EVENTS, _TURN, due=due, free=_is_free(clock), orgs=orgs)
 
 
 def _is_free(clock: ColumnElement[float]) -> ColumnElement[bool]:
-    farthest = clock + literal(LONGEST_TURN, EpochSeconds())
-    return and_(or_(_TURN.c.until <= clock, _TURN.c.until > farthest), _TURN.c.not_before <= clock)
+    return and_(is_free(_TURN, clock), _TURN.c.not_before <= clock)
 
 
 def _mine(turn: Turn) -> ColumnElement[bool]:

@@ -1,14 +1,17 @@
 """The async engine for each kind of database, and what must hold for every connection of it."""
 
+import asyncio
 import contextlib
 import os
 import sqlite3
 import threading
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 from sqlalchemy import Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
@@ -48,7 +51,11 @@ def make_engine(address: Address, *, pool: bool = True, durable: bool = False) -
     }
     arguments: dict[str, Any]
     if address.file:
-        arguments = {"timeout": BUSY_SECONDS, "factory": _SqliteConnection}
+        arguments = {
+            "timeout": BUSY_SECONDS,
+            "factory": _SqliteConnection,
+            "async_creator_fn": _connect_sqlite,
+        }
         engine = create_async_engine(address.url, connect_args=arguments, **options)
         _listen_sqlite(engine)
         return engine
@@ -111,6 +118,31 @@ class _SqliteConnection(sqlite3.Connection):
         with contextlib.suppress(sqlite3.Error):
             self.rollback()
         super().close()
+
+
+class _SqliteThread(aiosqlite.Connection):
+    """Its thread is asked to stop once.
+
+    aiosqlite asks at the end of `close`, SQLAlchemy asks when `close` was cancelled because the file was locked for too
+    long. Whoever asks second asks a thread that is gone, and waits for its answer for ever, and with it the process.
+    """
+
+    _asked = False
+    _answer: "asyncio.Future[Any] | None" = None
+
+    def stop(self) -> "asyncio.Future[Any] | None":
+        """Ask the thread to stop, or give the answer that is under way already."""
+        if not self._asked:
+            self._asked = True
+            self._answer = super().stop()
+        return None if self._answer is None or self._answer.cancelled() else self._answer
+
+
+def _connect_sqlite(database: str, **arguments: Any) -> aiosqlite.Connection:
+    connection = _SqliteThread(partial(sqlite3.connect, database, **arguments), iter_chunk_size=64)
+    # As SQLAlchemy does: what is not closed must not keep the process alive.
+    connection._thread.daemon = True
+    return connection
 
 
 def _listen_sqlite(engine: AsyncEngine) -> None:

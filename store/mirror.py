@@ -8,9 +8,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, and_, any_, case, literal, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    and_,
+    any_,
+    bindparam,
+    case,
+    column,
+    func,
+    literal,
+    literal_column,
+    select,
+    true,
+    update,
+)
 from sqlalchemy import text as sql
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -18,7 +35,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database, insert_on
 from store.mirror_rows import COLUMNS, NewRecord, digest_of_record, values_of
-from store.rows import given_rows
+from store.rows import Types, given_rows, sqlite_rows
 from store.tables import RecordRow, table_of
 from store.types import CleanText, PlainJSON, UTCDateTime
 
@@ -103,6 +120,14 @@ class _Place:
     now: datetime
 
 
+_CONSTANTS: Types = {
+    "org": CleanText,
+    "entity": CleanText,
+    "state": CleanText,
+    "state_since": UTCDateTime,
+    "source": CleanText,
+}
+"""What all rows of one writing have in common."""
 _FACTS = tuple(Facts.__dataclass_fields__)
 _ONE_OF = {"record_id": BigInteger}
 
@@ -184,21 +209,46 @@ async def _write(
     for read_at, ids in same.items():
         await connection.execute(
             update(_TABLE)
-            .where(_these(place.org, place.entity), _among(connection, ids))
+            .where(_among(connection, (place.org, place.entity), ids))
             .values(read_at=read_at, source=place.source)
         )
 
 
-def _among(connection: AsyncConnection, ids: Sequence[int]) -> ColumnElement[bool]:
-    """A condition that finds each of these by the primary key, whatever the database believes of its tables."""
-    if connection.dialect.name == "postgresql":
-        return _TABLE.c.record_id == any_(literal(list(ids), ARRAY(BigInteger)))
-    given = given_rows(connection, _ONE_OF, [(one,) for one in ids])
-    return _TABLE.c.record_id.in_(select(given.c.record_id))
+def _by_key(
+    connection: AsyncConnection,
+    place: tuple[str, str],
+    ids: Sequence[int],
+    columns: Sequence[ColumnElement[Any]],
+    *,
+    lock: bool = False,
+) -> Select[Any]:
+    """Some columns of those of these records that there are, each found by the primary key.
+
+    Of a kind that it has not counted lately PostgreSQL believes that there is one record, and would go through all of
+    them to find these: so it is given one id after the other. They are locked in the order of the ids, as by everybody.
+    """
+    if connection.dialect.name != "postgresql":
+        given = given_rows(connection, _ONE_OF, [(one,) for one in ids])
+        return select(*columns).where(_these(*place), _TABLE.c.record_id.in_(select(given.c.record_id)))
+    given = func.unnest(literal(sorted(ids), ARRAY(BigInteger))).table_valued(column("id", BigInteger))
+    each = given.render_derived("given")
+    found = select(*columns).where(_these(*place), _TABLE.c.record_id == each.c.id).limit(1)
+    there = (found.with_for_update() if lock else found).lateral("found")
+    return select(*there.c).select_from(each).join(there, true())
+
+
+def _among(connection: AsyncConnection, place: tuple[str, str], ids: Sequence[int]) -> ColumnElement[bool]:
+    """A condition for a change of records that are there, and locked."""
+    if connection.dialect.name != "postgresql":
+        given = given_rows(connection, _ONE_OF, [(one,) for one in ids])
+        return and_(_these(*place), _TABLE.c.record_id.in_(select(given.c.record_id)))
+    # Where they lie: nobody can move them while they are locked.
+    lies: ColumnElement[Any] = literal_column(f"{_TABLE.name}.ctid")
+    return lies == any_(func.array(_by_key(connection, place, ids, [lies.label("lies")]).scalar_subquery()))
 
 
 async def _known(connection: AsyncConnection, org: str, entity: str, ids: Sequence[int]) -> set[int]:
-    query = select(_TABLE.c.record_id).where(_these(org, entity), _among(connection, ids))
+    query = _by_key(connection, (org, entity), ids, [_TABLE.c.record_id])
     return set((await connection.execute(query)).scalars())
 
 
@@ -259,10 +309,9 @@ async def mark_gone(
     )
     going = {one: facts for one, facts in before.items() if facts.state in leaves and facts.read_at <= now}
     if going:
-        gone = given_rows(connection, _ONE_OF, [(one,) for one in going])
         await connection.execute(
             update(_TABLE)
-            .where(_these(org, entity), _TABLE.c.record_id.in_(select(gone.c.record_id)))
+            .where(_among(connection, (org, entity), list(going)))
             .values(state=state, state_since=now, read_at=now, source=source)
         )
     return changed | going
@@ -309,8 +358,8 @@ async def record_states(
     query = select(_TABLE.c.record_id, *(_TABLE.c[name] for name in _FACTS)).where(_these(org, entity))
     async with db.read() as connection:
         if ids is not None:
-            given = given_rows(connection, _ONE_OF, [(one,) for one in set(ids)])
-            query = query.where(_TABLE.c.record_id.in_(select(given.c.record_id)))
+            columns = [_TABLE.c.record_id, *(_TABLE.c[name] for name in _FACTS)]
+            query = _by_key(connection, (org, entity), sorted(set(ids)), columns)
         found = await connection.execute(query)
         return {row[0]: Facts(*row[1:]) for row in found}
 
@@ -318,6 +367,10 @@ async def record_states(
 async def _insert_unknown(
     connection: AsyncConnection, place: _Place, rows: Sequence[tuple[Any, ...]]
 ) -> set[int]:
+    if connection.dialect.name != "postgresql":
+        # Nobody else writes meanwhile: what was unknown is.
+        await _put_each(connection, place, rows)
+        return {row[0] for row in rows}
     statement = (
         _insert_given(connection, place, rows)
         .on_conflict_do_nothing(index_elements=["org", "entity", "record_id"])
@@ -346,27 +399,47 @@ def _insert_given(
 
 
 async def _lock(connection: AsyncConnection, org: str, entity: str, ids: Sequence[int]) -> dict[int, Facts]:
-    locking = (
-        select(_TABLE.c.record_id, *(_TABLE.c[name] for name in _FACTS))
-        .where(_these(org, entity), _among(connection, ids))
-        .order_by(_TABLE.c.record_id)
-        .with_for_update()
-    )
+    columns = [_TABLE.c.record_id, *(_TABLE.c[name] for name in _FACTS)]
+    locking = _by_key(connection, (org, entity), ids, columns, lock=True)
     return {row[0]: Facts(*row[1:]) for row in await connection.execute(locking)}
 
 
 async def _replace(connection: AsyncConnection, place: _Place, rows: Sequence[tuple[Any, ...]]) -> None:
     # They are all there and locked. An insertion that conflicts finds each by the primary key on either database; of an
     # update from the given rows SQLite believes that it is cheaper to go through all records for each of them.
-    insert = _insert_given(connection, place, rows)
+    if connection.dialect.name != "postgresql":
+        await _put_each(connection, place, rows)
+        return
+    await connection.execute(_or_replace(_insert_given(connection, place, rows)))
+
+
+def _or_replace(insert: Any) -> Any:  # noqa: ANN401 - either dialect's
     new = insert.excluded
-    since = case((_TABLE.c.state == RecordState.PRESENT, _TABLE.c.state_since), else_=new.state_since)
+    present: ColumnElement[str] = literal_column(f"'{RecordState.PRESENT.value}'")
+    since = case((_TABLE.c.state == present, _TABLE.c.state_since), else_=new.state_since)
     changed = {name: new[name] for name in (*COLUMNS, "state", "source") if name != "record_id"}
-    await connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=["org", "entity", "record_id"], set_={**changed, "state_since": since}
-        )
+    return insert.on_conflict_do_update(
+        index_elements=["org", "entity", "record_id"], set_={**changed, "state_since": since}
     )
+
+
+@cache
+def _put_on_sqlite() -> tuple[str, tuple[str, ...]]:
+    """The statement that puts one row in its place, and the order of what it is given."""
+    names = (*COLUMNS, *_CONSTANTS)
+    statement = _or_replace(sqlite.insert(_TABLE).values({name: bindparam(name) for name in names}))
+    compiled = statement.compile(dialect=sqlite.dialect(paramstyle="qmark"))
+    return compiled.string, tuple(compiled.positiontup)
+
+
+async def _put_each(connection: AsyncConnection, place: _Place, rows: Sequence[tuple[Any, ...]]) -> None:
+    text, order = _put_on_sqlite()
+    constants = (place.org, place.entity, RecordState.PRESENT, place.now, place.source)
+    names = [*COLUMNS, *_CONSTANTS]
+    pick = itemgetter(*(names.index(name) for name in order))
+    same = sqlite_rows(_CONSTANTS, [constants])[0]
+    given = [pick([*row, *same]) for row in sqlite_rows(COLUMNS, rows)]
+    await connection.exec_driver_sql(text, given)
 
 
 def _judge(one: NewRecord, digest: str, before: Facts, place: _Place) -> Change:

@@ -20,7 +20,6 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
-    or_,
     select,
     tuple_,
     update,
@@ -34,14 +33,11 @@ from store.rows import given_rows
 from store.shards import is_in
 from store.tables import OutboxRow, OutboxTurnRow, table_of
 from store.types import CleanText, EpochSeconds, UTCDateTime
+from store.waiting import LONGEST_TURN, is_free, is_pending, waiting_orgs
 
 _TABLE = table_of(OutboxRow)
 _TURN = table_of(OutboxTurnRow)
-# Written out, not a parameter: the database must see that the partial indexes fit.
-_IS_PENDING = _TABLE.c.state == literal_column("'pending'")
-
-LONGEST_TURN = 600.0
-"""Seconds; a turn that ends later than this from now was taken before the machine's clock was set back."""
+_IS_PENDING = is_pending(_TABLE)
 _LONGEST_HOLD = timedelta(hours=2)
 """The same for an event's next attempt, which is never put off for much longer than an hour."""
 
@@ -105,7 +101,16 @@ async def take_outbox_turns(
         raise ValueError(f"A turn lasts for more than 0 and at most {LONGEST_TURN:.0f} seconds.")
     # Looked for first, in a reading transaction: who finds nothing does not disturb those who write.
     async with db.read() as connection:
-        waiting = await _waiting_orgs(connection, orgs, moment, now)
+        clock = clock_expression(connection, now)
+
+        def due(org: ColumnElement[str]) -> ColumnElement[bool]:
+            first = select(_TABLE.c.id).where(
+                _TABLE.c.org == org, _IS_PENDING, _is_not_held(connection, moment)
+            )
+            return first.limit(1).scalar_subquery().is_not(None)
+
+        query = waiting_orgs(_TABLE, _TURN, due=due, free=is_free(_TURN, clock), orgs=orgs)
+        waiting = list((await connection.execute(query)).scalars())
     if shard is not None:
         waiting = [org for org in waiting if is_in(shard, org)]
     if not waiting:
@@ -116,7 +121,7 @@ async def take_outbox_turns(
         clock = clock_expression(connection, now)
         free = (
             select(_TURN.c.org)
-            .where(_TURN.c.org.in_(select(given.c.org)), _is_free(clock))
+            .where(_TURN.c.org.in_(select(given.c.org)), is_free(_TURN, clock))
             .order_by(_TURN.c.org)
             .with_for_update(skip_locked=True)
         )
@@ -257,40 +262,6 @@ async def _make_rows(connection: AsyncConnection, given: FromClause) -> None:
     )
 
 
-async def _waiting_orgs(
-    connection: AsyncConnection, orgs: Sequence[str] | None, moment: datetime, now: SecondsClock
-) -> list[str]:
-    """Orgs with something due that nobody tells, those that were served longest ago first.
-
-    It goes from one org to the next through the index, so that it costs what orgs are waiting, not what events are.
-    """
-    clock = clock_expression(connection, now)
-    waiting = select(func.min(_TABLE.c.org).label("org")).where(_IS_PENDING).cte("waiting", recursive=True)
-    later = _TABLE.alias("later")
-    following = (
-        select(func.min(later.c.org))
-        .where(later.c.state == literal_column("'pending'"), later.c.org > waiting.c.org)
-        .scalar_subquery()
-    )
-    waiting = waiting.union_all(select(following).where(waiting.c.org.is_not(None)))
-    due = (
-        select(_TABLE.c.id)
-        .where(_TABLE.c.org == waiting.c.org, _IS_PENDING, _is_not_held(connection, moment))
-        .limit(1)
-        .scalar_subquery()
-        .is_not(None)
-    )
-    query = (
-        select(waiting.c.org)
-        .join(_TURN, _TURN.c.org == waiting.c.org, isouter=True)
-        .where(waiting.c.org.is_not(None), or_(_TURN.c.org.is_(None), _is_free(clock)), due)
-        .order_by(func.coalesce(_TURN.c.served_at, 0.0), waiting.c.org)
-    )
-    if orgs is not None:
-        query = query.where(waiting.c.org.in_(list(orgs)))
-    return list((await connection.execute(query)).scalars())
-
-
 def _is_not_held(connection: AsyncConnection, moment: datetime) -> ColumnElement[bool]:
     """Whether no event of this one's subject has failed and waits for another attempt, by the shared clock.
 
@@ -332,8 +303,3 @@ def _mine(owner: str, given: FromClause) -> ColumnElement[bool]:
         _TURN.c.owner == owner,
         tuple_(_TURN.c.org, _TURN.c.serial).in_(select(given.c.org, given.c.serial)),
     )
-
-
-def _is_free(clock: ColumnElement[float]) -> ColumnElement[bool]:
-    farthest = clock + literal(LONGEST_TURN, EpochSeconds())
-    return or_(_TURN.c.until <= clock, _TURN.c.until > farthest)

@@ -1,6 +1,6 @@
 """Looking at the mirror: some records of a kind, and any question in SQL that changes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,9 @@ from sqlalchemy.exc import DBAPIError
 from store.database import Database
 from store.errors import StoreError
 from store.mirror import RecordState, StoredRecord
-from store.tables import RecordRow, table_of
+from store.tables import CustomField, RecordRow, table_of
 
-_RECORD = table_of(RecordRow)
+_RECORD, _FIELD = table_of(RecordRow), table_of(CustomField)
 _COLUMNS = tuple(_RECORD.c[name] for name in StoredRecord.__dataclass_fields__)
 QUERY_SECONDS = 60
 
@@ -50,6 +50,57 @@ async def list_records(
     async with db.read() as connection:
         found = await connection.execute(query.order_by(_RECORD.c.record_id).limit(limit))
         return [StoredRecord(**row) for row in found.mappings()]
+
+
+EXPORTED = (
+    *("record_id", "key", "name", "type", "responsible_user_id", "pipeline_id", "status_id", "price"),
+    *("created_at", "updated_at", "closed_at", "parent_entity", "parent_id"),
+)
+"""The typed columns that are worth giving out; `raw` comes beside them."""
+
+
+async def pages_of_records(
+    db: Database, org: str, entity: str, *, size: int = 1_000
+) -> AsyncGenerator[list[dict[str, Any]], None]:
+    """All records that are there, page by page in the order of their ids, as they all stood at one moment.
+
+    Args:
+        db: the store.
+        org: the product's tenant.
+        entity: the kind's name.
+        size: records in a page.
+
+    Yields:
+        The columns `EXPORTED`, and `raw`.
+    """
+    columns = [_RECORD.c[name] for name in (*EXPORTED, "raw")]
+    query = (
+        select(*columns)
+        .where(_RECORD.c.org == org, _RECORD.c.entity == entity, _RECORD.c.state == RecordState.PRESENT)
+        .order_by(_RECORD.c.record_id)
+        .limit(size)
+    )
+    last: int | None = None
+    async with db.read() as connection:  # one transaction for all pages
+        while True:
+            page = query if last is None else query.where(_RECORD.c.record_id > last)
+            rows = [dict(row) for row in (await connection.execute(page)).mappings()]
+            if rows:
+                yield rows
+            if len(rows) < size:
+                return
+            last = rows[-1]["record_id"]
+
+
+async def current_fields(db: Database, org: str, kind: str) -> list[tuple[int, str]]:
+    """The custom fields of a kind such as `lead_fields`, as last synced: id and name, in Kommo's order."""
+    query = (
+        select(_FIELD.c.field_id, _FIELD.c.name)
+        .where(_FIELD.c.org == org, _FIELD.c.kind == kind, _FIELD.c.valid_to.is_(None))
+        .order_by(_FIELD.c.sort, _FIELD.c.field_id)
+    )
+    async with db.read() as connection:
+        return [(row[0], row[1]) for row in await connection.execute(query)]
 
 
 async def ask_in_sql(db: Database, question: str, *, limit: int = 1_000) -> Rows:

@@ -63,18 +63,7 @@ def row_values(
 ) -> dict[str, Any]:
     """The parameters of a statement with a `rows_table`; arguments as there."""
     if dialect != "postgresql":
-        prepare = [_FOR_SQLITE.get(kind) for kind in types.values()]
-        return {
-            f"{name}_rows": dump_json(
-                [
-                    [
-                        item if item is None or how is None else how(item)
-                        for how, item in zip(prepare, row, strict=True)
-                    ]
-                    for row in rows
-                ]
-            )
-        }
+        return {f"{name}_rows": dump_json(sqlite_rows(types, rows))}
     columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(types)
     return {
         f"{name}_{label}": (
@@ -85,6 +74,19 @@ def row_values(
         )
         for (label, kind), given in zip(types.items(), columns, strict=True)
     }
+
+
+def sqlite_rows(types: Types, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """The rows as SQLite's driver takes them, for a statement that is executed once for each.
+
+    There a statement for each row, prepared once, costs a fifth of taking a document of rows apart; but only a document
+    can be joined with.
+    """
+    prepare = [_FOR_SQLITE.get(kind) for kind in types.values()]
+    return [
+        [item if item is None or how is None else how(item) for how, item in zip(prepare, row, strict=True)]
+        for row in rows
+    ]
 
 
 def _parameter(key: str, values: Mapping[str, Any] | None, kind: TypeEngine[Any]) -> BindParameter[Any]:

@@ -1,6 +1,12 @@
-"""Prefect events about orgs: what automations match on."""
+"""Prefect events, which automations match on: about orgs, and about the installation as a whole."""
 
-from prefect.events import emit_event
+import asyncio
+
+from prefect.events import Event, Resource, emit_event
+from prefect.events.clients import get_events_client
+
+INSTALLATION = "kommo.installation"
+_PATIENCE = 10.0
 
 
 def emit_org_event(
@@ -23,3 +29,15 @@ def emit_org_event(
         },
         payload=payload,
     )
+
+
+async def tell_of_installation(event: str) -> None:
+    """Tell an event about the installation, from a process that is no run: none is kept for later.
+
+    Raises:
+        TimeoutError: Prefect's server did not take it within ten seconds.
+        Exception: whatever Prefect's client raises when there is none.
+    """
+    resource = Resource({"prefect.resource.id": INSTALLATION, "prefect.resource.name": "Kommo data plane"})
+    async with asyncio.timeout(_PATIENCE), get_events_client(1, checkpoint_every=1) as client:
+        await client.emit(Event(event=event, resource=resource))

@@ -20,11 +20,11 @@ from kommo.clock import Clock
 from store.alarms import Alarm, Observed, list_alarms, mark_told, note_alarms
 from store.database import Database
 from store.fleet_figures import LOW, FleetFigures, read_figures
+from tasks.events import INSTALLATION
 from tasks.fleet_markdown import fleet_markdown
 from tasks.status import FleetLook, FleetView, look_at_fleet
 
 ARTIFACT = "kommo-fleet"
-RESOURCE = "kommo.installation"
 DEAD_GROWING = "kommo.dead_letters.growing"
 COMPLETENESS_LOW = "kommo.completeness.low"
 BACKLOG_STALE = "kommo.backlog.stale"
@@ -135,7 +135,7 @@ def emit_installation_event(name: str, payload: Mapping[str, Any], event_id: uui
     """Emit an event about the installation as a whole; automations match on `kommo.installation`."""
     emit_event(
         name,
-        resource={"prefect.resource.id": RESOURCE, "prefect.resource.name": "Kommo data plane"},
+        resource={"prefect.resource.id": INSTALLATION, "prefect.resource.name": "Kommo data plane"},
         payload=dict(payload),
         id=event_id,
     )

@@ -11,13 +11,14 @@ from prefect.context import FlowRunContext
 
 @dataclass(frozen=True)
 class Step:
-    """One group is through: `done` of `total`."""
+    """One group is through: `done` of `total`; or one is `under_way`, and this says how far."""
 
     org: str
     group: str
     done: int
     total: int
     failed: bool
+    under_way: str | None = None
 
 
 Listener = Callable[[Step], None]
@@ -33,6 +34,12 @@ def announce_step(org: str, group: str, done: int, total: int, *, failed: bool) 
     """Tell whoever listens that one more is through."""
     if listener := _LISTENER.get():
         listener(Step(org, group, done, total, failed))
+
+
+def announce_under_way(org: str, group: str, done: int, total: int, how_far: str) -> None:
+    """Tell whoever listens how far a group is."""
+    if listener := _LISTENER.get():
+        listener(Step(org, group, done, total, failed=False, under_way=how_far))
 
 
 class SyncProgress:

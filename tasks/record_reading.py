@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from kommo.errors import ErrorKind, KommoError
 from kommo.listing import backwards, forwards
 from kommo.recordkinds import Proof, Reading, RecordKind
 from kommo.records import read_by_ids
@@ -30,6 +31,7 @@ from store.record_sync import (
     save_page,
     unseen,
 )
+from tasks.collecting import few_collections
 from tasks.effects import Absent, Gone, Present, effects_of_repair
 from tasks.errors import sentence_of
 from tasks.event_types import READ
@@ -74,6 +76,10 @@ class KindReader:
             KommoError: Kommo did not give it; what was stored stays, and the next run goes on.
             ReadingTakenOverError: another run reads it now.
         """
+        with few_collections():
+            return await self._read()
+
+    async def _read(self) -> KindCount:
         session, began = self._session, self._session.clock.now()
         reading = await begin_reading(
             session.database,
@@ -221,9 +227,15 @@ class KindReader:
                 self._kind.resource, path=self._kind.resource.path.replace("{parent}", str(parent))
             )
             read_at = self._session.stamp()
-            async for page in forwards(self._session.client.get, resource):
-                yield None, self._rows(page.items, read_at, parent=(self._kind.of, parent))
-                read_at = self._session.stamp()
+            try:
+                async for page in forwards(self._session.client.get, resource):
+                    yield None, self._rows(page.items, read_at, parent=(self._kind.of, parent))
+                    read_at = self._session.stamp()
+            except KommoError as error:
+                if self._kind.needs_scope is None or error.kind is not ErrorKind.FORBIDDEN:
+                    raise
+                self.count.note = f"Kommo refuses it: the token has not the scope {self._kind.needs_scope}."
+                return
 
     def _rows(
         self, items: Sequence[Raw], read_at: datetime, parent: tuple[str, int] | None = None
@@ -268,6 +280,8 @@ class KindReader:
         self.count.records += len(page)
         self.count.added += saved.added
         self.count.changed += saved.changed
+        if session.on_page is not None:
+            await session.on_page(self.count)
 
     async def _told(
         self, reading: RecordSync, page: Sequence[NewRecord], changes: Mapping[int, Change]

@@ -1,7 +1,7 @@
 """What one reading of an org's records works with: opened once per flow run, closed by `async with`."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
@@ -14,6 +14,7 @@ from store.dbclock import shared_time
 from store.webhook_keys import list_keys
 from tasks.effects import Source
 from tasks.installation import open_database
+from tasks.record_reports import KindCount
 from tasks.session import find_connection, open_client
 
 
@@ -47,6 +48,8 @@ class RecordSession:
         self.database = database
         self.clock = clock
         self.told = told
+        self.on_page: Callable[[KindCount], Awaitable[None]] | None = None
+        """Told how far a kind is after each of its pages."""
         self.run_id = str(uuid.uuid4())
         self.started_at = clock.now()
         self._ahead = ahead

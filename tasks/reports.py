@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from store.drift import Drift
+from tasks.record_reports import RecordsReport
 
 FAILURES_SHOWN = 100
 """So many failures are named in a report; all are in `sync_run`."""
@@ -43,6 +44,25 @@ class SyncReport(BaseModel):
         description="What changed since the snapshots before; nothing on an org's first sync."
     )
     failures_in_a_row: int = Field(default=0, description="This one counted; eight runs are looked at.")
+    records: RecordsReport | None = Field(
+        default=None, description="Of the records, where they were read, too."
+    )
+
+    @classmethod
+    def of_records(cls, records: RecordsReport) -> "SyncReport":
+        """The report of a sync that read records and nothing of the set-up."""
+        return cls(
+            org=records.org,
+            scope="records",
+            run_id="",
+            state=records.state,
+            requests=records.requests,
+            retries=0,
+            seconds=records.seconds,
+            kinds=[],
+            drift=Drift(records.org, None, "", []),
+            records=records,
+        )
 
     @property
     def breaking(self) -> int:
@@ -55,6 +75,8 @@ class SyncReport(BaseModel):
 
     def summary(self) -> str:
         """One line for a log, an event and the terminal."""
+        if self.records is not None and not self.kinds:
+            return self.records.summary()
         items = sum(kind.items for kind in self.kinds)
         rows = sum(kind.rows_written for kind in self.kinds)
         return (

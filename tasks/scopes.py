@@ -16,6 +16,33 @@ class Scope(StrEnum):
     FIELDS = "fields"
 
 
+class SyncScope(StrEnum):
+    """What a full sync reads: a part of the set-up, all of it, the records, or everything.
+
+    `all` is what the product means by it: all of the set-up. It costs some twenty requests; the records of a large
+    account cost thousands the first time, so that nobody gets them without asking.
+    """
+
+    ALL = "all"
+    FUNNELS = "funnels"
+    CHANNELS = "channels"
+    FIELDS = "fields"
+    RECORDS = "records"
+    EVERYTHING = "everything"
+
+    @property
+    def set_up(self) -> Scope | None:
+        """The part that is set-up; None if there is none."""
+        if self is SyncScope.RECORDS:
+            return None
+        return Scope.ALL if self is SyncScope.EVERYTHING else Scope(self.value)
+
+    @property
+    def has_records(self) -> bool:
+        """Whether records are read, too."""
+        return self in {SyncScope.RECORDS, SyncScope.EVERYTHING}
+
+
 class Group(StrEnum):
     """One unit of retry: what is read together is saved together."""
 

@@ -1,5 +1,6 @@
 """The task that reads one kind of records, and how far a run is with its kinds."""
 
+import logging
 import time
 from typing import Any
 from uuid import UUID
@@ -13,11 +14,15 @@ from prefect.tasks import Task
 
 from kommo.errors import KommoError
 from kommo.recordkinds import RECORD_KINDS
-from store.record_sync import RecordMode
+from store.record_sync import RecordMode, count_records
 from tasks.errors import DataPlaneError
+from tasks.progress import announce_step, announce_under_way
 from tasks.record_reading import KindReader
 from tasks.record_reports import KindCount, RecordsReport
 from tasks.record_session import RecordSession
+
+_SHOWN_EVERY = 5.0
+_log = logging.getLogger("tasks.records")
 
 
 class UnknownKindOfRecordsError(DataPlaneError):
@@ -25,7 +30,7 @@ class UnknownKindOfRecordsError(DataPlaneError):
 
 
 def find_record_kinds(names: list[str] | None) -> list[str]:
-    """The kinds of these names in the order in which they are read; all of them without names.
+    """The kinds of these names in the order in which they are read; without names, those that are usual.
 
     Raises:
         UnknownKindOfRecordsError: there is none of a name.
@@ -35,7 +40,7 @@ def find_record_kinds(names: list[str] | None) -> list[str]:
             raise UnknownKindOfRecordsError(
                 f"There is no kind of records called {name[:50]!r}. Ask for one of: {', '.join(RECORD_KINDS)}."
             )
-    return [name for name in RECORD_KINDS if not names or name in names]
+    return [name for name, kind in RECORD_KINDS.items() if (name in names if names else kind.usual)]
 
 
 async def _worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -65,39 +70,93 @@ async def read_records(session: RecordSession, kind: str, mode: RecordMode) -> K
 
 
 class RecordsProgress:
-    """Shows which kind is read, and at which rate, in an artifact.
+    """Shows which kind is read, how far it is, at which rate and for about how much longer.
 
     Args:
-        org: The product's tenant.
+        session: Whose reading.
         total: How many kinds there are.
+        mode: A whole reading comes to about what is there already; how much has changed nobody knows before.
     """
 
-    def __init__(self, org: str, total: int) -> None:
-        self._org = org
+    def __init__(self, session: RecordSession, total: int, mode: RecordMode) -> None:
+        self._session = session
         self._total = total
+        self._mode = mode
         self._done = 0
         self._records = 0
-        self._began = time.monotonic()
+        self._began = self._shown = time.monotonic()
+        self._expected: dict[str, int] = {}
         self._artifact: UUID | None = None
 
     async def start(self) -> None:
         """Show 0 %. Outside a flow run there is no artifact to show it in."""
+        org = self._session.org
+        if self._mode is RecordMode.FULL:
+            counts = await count_records(self._session.database, org)
+            self._expected = {one.entity: one.present for one in counts}
         if FlowRunContext.get() is not None:
             self._artifact = await acreate_progress_artifact(
-                0.0, key=f"kommo-records-progress-{self._org}", description=f"Records of {self._org}"
+                0.0, key=f"kommo-records-progress-{org}", description=f"Records of {org}"
             )
+        self._session.on_page = self.page
+
+    async def page(self, count: KindCount) -> None:
+        """A page of a kind is stored."""
+        now = time.monotonic()
+        told = self._how_far(count, now)
+        announce_under_way(self._session.org, count.kind, self._done, self._total, told)
+        if now - self._shown < _SHOWN_EVERY:
+            return
+        self._shown = now
+        of_this = min(count.records / max(self._expected.get(count.kind, 0), count.records, 1), 0.99)
+        await self._show(
+            self._done + (of_this if self._expected.get(count.kind) else 0.0), f"{count.kind}: {told}"
+        )
 
     async def step(self, count: KindCount) -> None:
         """One kind more is through."""
         self._done += 1
         self._records += count.records
-        if self._artifact is not None:
-            rate = self._records / max(time.monotonic() - self._began, 0.001)
+        announce_step(self._session.org, count.kind, self._done, self._total, failed=count.state == "failed")
+        rate = self._records / max(time.monotonic() - self._began, 0.001)
+        await self._show(
+            self._done, f"{count.kind} read, {self._records:,} records in all, {rate:,.0f} a second"
+        )
+
+    def _how_far(self, count: KindCount, now: float) -> str:
+        passed = max(now - self._began, 0.001)
+        rate = (self._records + count.records) / passed
+        sent = self._session.client.requests_sent
+        told = f"{count.records:,} records, {rate:,.0f} a second, {sent:,} requests"
+        left = (
+            sum(
+                max(number - (count.records if kind == count.kind else 0), 0)
+                for kind, number in self._expected.items()
+            )
+            - self._records
+        )
+        if self._expected and left > 0:
+            told += f", about {_span(left / max(rate, 0.001))} more"
+        return told
+
+    async def _show(self, done: float, told: str) -> None:
+        if self._artifact is None:
+            return
+        try:
             await aupdate_progress_artifact(
                 self._artifact,
-                100.0 * self._done / self._total,
-                description=f"Records of {self._org}: {count.kind} read, {self._records} records, {rate:.0f} a second",
+                100.0 * done / self._total,
+                description=f"Records of {self._session.org}: {told}",
             )
+        except Exception as error:  # noqa: BLE001 - a reading must not fail for what only shows it
+            _log.warning("the progress is not shown: %s", type(error).__name__)
+
+
+def _span(seconds: float) -> str:
+    """About how long, as a person says it."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{round(seconds / 60)} min" if seconds < 5_400 else f"{seconds / 3600:.1f} h"
 
 
 @task(

@@ -10,13 +10,21 @@ os.environ.update(
     PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED="false",
     PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED="false",
     PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED="false",
+    **{
+        f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
+        for service in ("LATE_RUNS", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "CLEANUP_RECONCILER")
+    },
     PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
     PREFECT_CLI_PROMPT="false",
 )
 
 import asyncio
 import contextlib
+import functools
+import gc
 import shutil
+import ssl
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +41,9 @@ from tests.turns import LATE, my_turn
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# Every client of Prefect's and of httpx reads all certificates anew, 20 ms of work for each of some thousand.
+ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]  # all can be hashed
+
 KEPT = Path(__file__).parents[1] / ".pytest_cache"
 FULL = os.environ.get("KOMMO_TEST_ROUNDS") == "full"
 SERVING = pytest.StashKey[contextlib.ExitStack]()
@@ -44,10 +55,10 @@ POSTGRES_URL = os.environ.get("KOMMO_TEST_POSTGRES_URL", "")
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """The whole suite on every core; a file or a single test in this process, where it begins at once.
 
-    Two workers to a core: most of the time a test waits for a process, a poll or its place in a budget.
+    Three workers to a core: most of the time a test waits for a process, a poll or its place in a budget.
     """
     narrow = any("::" in argument or argument.endswith(".py") for argument in config.args)
-    return 0 if narrow else 2 * (os.cpu_count() or 1)
+    return 0 if narrow else 3 * (os.cpu_count() or 1)
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m have chosen
@@ -68,16 +79,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker("one_database") and given and "sqlite" in given.params.values():
                 item.add_marker(beside)
     items.sort(key=seconds, reverse=True)
+    # What is imported by now stays; looking through it again and again finds nothing to collect.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # before the workers begin: they inherit where it is
 def pytest_sessionstart(session: pytest.Session) -> Iterator[None]:
-    """One server of quick commands for all workers: its imports cost as much processor time as dozens of tests."""
+    """What all workers share: a server of quick commands, whose imports cost as much as dozens of tests, and Prefect's
+    tables, made while the workers look for their tests.
+    """
     if session.config.getoption("numprocesses", None) and not session.config.option.collectonly:
         from tests.quick.running import quick_server
 
         stack = session.config.stash.setdefault(SERVING, contextlib.ExitStack())
         stack.enter_context(quick_server())
+        if not any(KEPT.glob("prefect-*.db")):
+            stack.enter_context(subprocess.Popen([sys.executable, "-m", "tests.prefect_server", str(KEPT)]))
     return (yield)
 
 

@@ -17,11 +17,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import prefect
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
+
+from tests.quick.running import QUICK, wait_until_quick
 
 STARTS_WITHIN = 120.0
 
@@ -39,13 +42,11 @@ def running_prefect(folder: Path, kept: Path) -> Iterator[str]:
     """
     database = folder / "prefect.db"
     url = f"sqlite+aiosqlite:///{database}"
-    process, api = _start_migrated(database, url, kept / f"prefect-{prefect.__version__}.db")
+    process, api = _start_migrated(database, url, _migrated(kept))
     try:
         with temporary_settings({PREFECT_API_URL: api, PREFECT_SERVER_DATABASE_CONNECTION_URL: url}):
             yield api
-            # While there is someone to send it to: at exit it would be retried for a minute.
-            APILogWorker.drain_all()
-            EventsWorker.drain_all()
+            _send_what_is_left()
     finally:
         _end(process)
 
@@ -57,12 +58,29 @@ def prefect_on(database_url: str) -> Iterator[str]:
     try:
         with temporary_settings({PREFECT_API_URL: api, PREFECT_SERVER_DATABASE_CONNECTION_URL: database_url}):
             yield api
-            # Where a loop runs they would give coroutines in place of waiting, so it is done where none does.
-            with ThreadPoolExecutor(1) as aside:
-                aside.submit(APILogWorker.drain_all).result()
-                aside.submit(EventsWorker.drain_all).result()
+            _send_what_is_left()
     finally:
         _end(process)
+
+
+def _send_what_is_left() -> None:
+    """While there is someone to send it to: at exit it would be retried for a minute."""
+    # Where a loop runs they would give coroutines in place of waiting, so it is done where none does.
+    with ThreadPoolExecutor(1) as aside:
+        aside.submit(APILogWorker.drain_all).result()
+        aside.submit(EventsWorker.drain_all).result()
+
+
+def migrate(kept: Path) -> None:
+    """Make the migrated database that servers begin with, unless it is there."""
+    with TemporaryDirectory() as folder:
+        database = Path(folder) / "prefect.db"
+        process, _ = _start_migrated(database, f"sqlite+aiosqlite:///{database}", _migrated(kept))
+        _end(process)
+
+
+def _migrated(kept: Path) -> Path:
+    return kept / f"prefect-{prefect.__version__}.db"
 
 
 def _start_migrated(database: Path, url: str, migrated: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -91,21 +109,24 @@ def _keep(database: Path, migrated: Path) -> None:
 
 
 def _start(database_url: str, *, within: float = STARTS_WITHIN) -> tuple[subprocess.Popen[bytes], str]:
+    if "QUICK_SERVER" in os.environ:
+        wait_until_quick()
     # The socket is open before the server is there: nobody else can take its port, and a question waits for its answer.
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "uvicorn", "--app-dir", str(prefect.__module_path__.parent)),
+                *(QUICK if "QUICK_SERVER" in os.environ else (sys.executable, "-m")),
+                *("uvicorn", "--app-dir", str(prefect.__module_path__.parent)),
                 *("--factory", "prefect.server.api.server:create_app", "--lifespan", "on"),
-                *("--fd", str(door.fileno()), "--log-level", "error"),
+                *("--fd", "0", "--log-level", "error"),
             ],
             env={
                 **os.environ,
                 "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
                 "PREFECT_SERVER_UI_ENABLED": "false",
             },
-            pass_fds=[door.fileno()],
+            stdin=door.fileno(),  # the one way in that both kinds of process share
         )
     asked = http.client.HTTPConnection("127.0.0.1", port, timeout=within)
     try:
@@ -125,3 +146,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+if __name__ == "__main__":
+    migrate(Path(sys.argv[1]))

@@ -205,6 +205,9 @@ def _records() -> App:
     records.command(f"{place}:count", name="count", help="How many of each kind there are, and how fresh.")
     records.command(f"{place}:show", name="show", help="Records of one kind, or one of them whole.")
     records.command(f"{place}:sql", name="sql", help="Ask in SQL; nothing can be changed by it.")
+    records.command(
+        f"{place}:export", name="export", help="Write them into files: Parquet, CSV or JSON lines."
+    )
     return records
 
 

@@ -76,7 +76,7 @@ async def _story(folder: Path) -> None:
     from blocks.settings import Settings
     from deployments.cli.sync import sync_one
     from sandbox import SandboxConfig, running_sandbox
-    from tasks.scopes import Scope
+    from tasks.scopes import SyncScope
 
     with many_imports():
         from tasks.connect import connect_with_token
@@ -91,7 +91,7 @@ async def _story(folder: Path) -> None:
 
         _step(3, "First sync: a Prefect flow run. (Prefect's own small server starts: some seconds.)")
         say(f"  $ kommo sync {ORG}")
-        await sync_one(ORG, Scope.ALL)
+        await sync_one(ORG, SyncScope.ALL)
 
         _step(4, "Now somebody at the customer's changes the CRM …")
         for line in _change_the_crm(kommo, account.subdomain):
@@ -99,7 +99,7 @@ async def _story(folder: Path) -> None:
 
         _step(5, "… and the next sync sees what that means for your agents.")
         say(f"  $ kommo sync {ORG}")
-        await sync_one(ORG, Scope.ALL)
+        await sync_one(ORG, SyncScope.ALL)
     _what_next(folder)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments.cli.output import ago, cell, print_json, say, state_text, table
+from rich.progress import Progress, TaskID
+
+from deployments.cli.output import ago, cell, err, print_json, say, state_text, table
 from deployments.cli.run import WrongUseError, many_imports, must_be_known
 
 if TYPE_CHECKING:
@@ -42,12 +47,13 @@ async def sync(org: str, *kinds: str, full: bool = False, json: bool = False) ->
     if json:
         print_json(report)
     else:
-        _show_report(report)
+        show_records_report(report)
     if failure is not None:
         raise failure
 
 
-def _show_report(report: RecordsReport) -> None:
+def show_records_report(report: RecordsReport) -> None:
+    """What one reading came to, a line for each kind."""
     table(
         ["kind", "read", "state", "records", "new", "changed", "gone", "requests", "seconds", "note"],
         [
@@ -209,6 +215,81 @@ async def sql(question: str, *, limit: int = 1_000, json: bool = False) -> None:
     table(answer.columns, [[cell(value) for value in row] for row in answer.rows])
     if answer.more:
         say(f"There are more rows; these are the first {limit} (--limit).")
+
+
+async def export(
+    org: str,
+    *kinds: str,
+    format: str = "jsonl",  # noqa: A002 - the option's name
+    to: Path = Path("records"),
+    wide: bool = False,
+    raw: bool = False,
+    escape_formulas: bool = False,
+    json: bool = False,
+) -> None:
+    """Write records into files, one for each kind, as they all stood at one moment.
+
+    Args:
+        org: The org.
+        kinds: Such as leads contacts; without any, all kinds of which there are records.
+        format: parquet, csv or jsonl.
+        to: The folder; it is made if it is missing.
+        wide: A column for each custom field of leads, contacts and companies.
+        raw: Kommo's own object as well.
+        escape_formulas: In CSV, an apostrophe before what a spreadsheet would take for a formula.
+        json: Print what was written as JSON.
+    """
+    from blocks.settings import Settings
+    from store.connections import get_connection
+    from store.record_sync import count_records
+    from tasks.installation import open_database
+    from tasks.record_export import Format, export_records
+
+    _check_kinds(kinds)
+    if format not in set(Format):
+        raise WrongUseError(f"--format is one of {', '.join(Format)}, not {format!r}.")
+    async with open_database(Settings()) as database:
+        await get_connection(database, org)
+        held = {one.entity: one.present for one in await count_records(database, org)}
+        wanted = list(kinds) or [kind for kind, number in held.items() if number]
+        if not wanted:
+            raise WrongUseError(f"There are no records of {org} yet: kommo records sync {org}")
+        with _export_progress(held) as step:
+            written = await export_records(
+                database,
+                org,
+                wanted,
+                to,
+                Format(format),
+                wide=wide,
+                raw=raw,
+                escape_formulas=escape_formulas,
+                step=step,
+            )
+    if json:
+        print_json(written)
+        return
+    table(
+        ["kind", "rows", "bytes", "file"],
+        [(one.kind, one.rows, one.bytes, cell(one.file)) for one in written],
+    )
+
+
+@contextlib.contextmanager
+def _export_progress(held: dict[str, int]) -> Iterator[Callable[[str, int], None]]:
+    """A bar for each kind on a terminal; elsewhere the table at the end says it all."""
+    if not err.is_terminal:
+        yield lambda _kind, _rows: None
+        return
+    with Progress(console=err, transient=True) as bar:
+        rows: dict[str, TaskID] = {}
+
+        def step(kind: str, written: int) -> None:
+            if kind not in rows:
+                rows[kind] = bar.add_task(kind, total=held.get(kind))
+            bar.update(rows[kind], completed=written)
+
+        yield step
 
 
 def _check_kinds(kinds: tuple[str, ...] | list[str]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from store.drift import Change, Drift
     from tasks.progress import Step
     from tasks.reports import SyncReport
-    from tasks.scopes import Scope
+    from tasks.scopes import Scope, SyncScope
 
 
 async def sync(
@@ -25,37 +25,42 @@ async def sync(
 
     Args:
         org: The org to sync.
-        scope: What to read: all, funnels, channels or fields.
+        scope: What to read: all (of the set-up), funnels, channels, fields; records, or everything (one org only).
         all_orgs: Sync every connected org instead of one.
         json: Print the report as JSON.
     """
-    from tasks.scopes import Scope
+    from tasks.scopes import SyncScope
 
     if (org is None) == (not all_orgs):
         raise WrongUseError("Name one org, or say --all-orgs.")
     try:
-        wanted = Scope(scope)
+        wanted = SyncScope(scope)
     except ValueError:
-        raise WrongUseError(f"--scope is one of {', '.join(Scope)}, not {scope!r}.") from None
+        raise WrongUseError(f"--scope is one of {', '.join(SyncScope)}, not {scope!r}.") from None
     if org is None:
-        await _sync_fleet(wanted, json=json)
+        if wanted.has_records or wanted.set_up is None:
+            raise WrongUseError("Records are read an org at a time: kommo sync ORG --scope records")
+        await _sync_fleet(wanted.set_up, json=json)
     else:
         await sync_one(org, wanted, json=json)
 
 
-async def sync_one(org: str, scope: Scope, *, json: bool = False) -> SyncReport:
+async def sync_one(org: str, scope: SyncScope, *, json: bool = False) -> SyncReport:
     """Run the flow for one org and show its report; a failed sync is shown as far as it came, then raised."""
     await must_be_known(org)
     with many_imports():
         from flows.full_sync import full_crm_sync
-    from tasks.errors import SyncFailedError
+    from tasks.errors import RecordsFailedError, SyncFailedError
+    from tasks.reports import SyncReport
 
-    failure: SyncFailedError | None = None
+    failure: SyncFailedError | RecordsFailedError | None = None
     with shown_progress():
         try:
             report = await full_crm_sync(org, scope)
         except SyncFailedError as error:
             report, failure = error.report, error
+        except RecordsFailedError as error:
+            report, failure = SyncReport.of_records(error.report), error
     if json:
         print_json(report)
     else:
@@ -88,7 +93,16 @@ async def _sync_fleet(scope: Scope, *, json: bool) -> None:
 
 
 def show_report(report: SyncReport) -> None:
-    """What one sync came to: its kinds, then what changed since the run before."""
+    """What one sync came to: its kinds, what changed since the run before, and the records."""
+    if report.kinds:
+        _show_kinds(report)
+    if report.records is not None:
+        from deployments.cli.records import show_records_report
+
+        show_records_report(report.records)
+
+
+def _show_kinds(report: SyncReport) -> None:
     table(
         ["kind", "state", "items", "added", "changed", "removed", "why"],
         [
@@ -147,6 +161,8 @@ def shown_progress() -> Iterator[None]:
     if not err.is_terminal:
 
         def line(step: Step) -> None:
+            if step.under_way is not None:
+                return
             outcome = "failed" if step.failed else "done"
             err.print(f"{step.org}: {step.group} {outcome} ({step.done}/{step.total})")
 
@@ -169,7 +185,8 @@ def shown_progress() -> Iterator[None]:
             bar.update(waiting, visible=False)
             if step.org not in rows:
                 rows[step.org] = bar.add_task(step.org, total=step.total)
-            bar.update(rows[step.org], completed=step.done, description=f"{step.org} · {step.group}")
+            told = f" · {step.under_way}" if step.under_way else ""
+            bar.update(rows[step.org], completed=step.done, description=f"{step.org} · {step.group}{told}")
 
         listen_to_progress(advance)
         yield

@@ -122,6 +122,17 @@ class Surroundings:
             raise SkippedError("The Kommo App block cannot be read.")
         return cast("KommoApp", answer.value)
 
+    async def shared(self, what: str, make: Callable[[], Awaitable[_T]]) -> _T:
+        """What several checks look at, read once for all of them.
+
+        Raises:
+            Exception: whatever the reading raised, for each of them.
+        """
+        answer = await self._once(what, make)
+        if answer.error is not None:
+            raise answer.error
+        return cast("_T", answer.value)
+
     async def _once(self, what: str, make: Callable[[], Awaitable[_T]]) -> Answer:
         async def attempt() -> Answer:
             try:

@@ -14,7 +14,8 @@ LEAST_COMPLETE = 0.99
 
 
 async def _gauges(around: Surroundings) -> Gauges:
-    return await read_gauges(await around.database())
+    database = await around.database()
+    return await around.shared("gauges", lambda: read_gauges(database))
 
 
 def _since(moment: datetime | None, now: datetime) -> timedelta:

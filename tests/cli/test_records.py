@@ -11,18 +11,18 @@ from tests.cli.support import Cli, SandboxProcess
 async def test_records_from_the_command_line(
     sqlite_cli: Cli, home: Path, sandbox_process: SandboxProcess
 ) -> None:
-    del home
     cli, acme = sqlite_cli, sandbox_process.acme
     assert cli.connect("acme", acme["host"], acme["admin_token"]).code == 0
     report = cli("records", "sync", "acme", "leads", "contacts", "--json").answer
     assert {one["kind"]: one["mode"] for one in report["kinds"]} == {"leads": "full", "contacts": "full"}
     question = "SELECT count(*) AS leads FROM current_leads WHERE org = 'acme'"
-    counted, shown, asked, refused, wrong = cli.together(
+    counted, shown, asked, refused, wrong, exported = cli.together(
         ("records", "count", "acme", "--json"),
         ("records", "show", "acme", "leads", "--limit", "2", "--json"),
         ("records", "sql", question, "--json"),
         ("records", "sql", "DELETE FROM record"),
         ("records", "sync", "acme", "deals"),
+        ("records", "export", "acme", "leads", "--format", "csv", "--to", str(home / "out"), "--json"),
     )
     leads = {one["entity"]: one["present"] for one in counted.answer}["leads"]
     assert leads == report["kinds"][0]["records"] > 0
@@ -30,3 +30,11 @@ async def test_records_from_the_command_line(
     assert asked.answer == [{"leads": leads}]
     assert (refused.code, "SELECT" in refused.sentence) == (1, True)
     assert (wrong.code, "no kind 'deals'" in wrong.sentence) == (2, True)
+    assert exported.answer == [
+        {
+            "kind": "leads",
+            "file": str(home / "out" / "leads.csv"),
+            "rows": leads,
+            "bytes": exported.answer[0]["bytes"],
+        }
+    ]

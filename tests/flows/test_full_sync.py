@@ -16,7 +16,7 @@ from store.snapshots import read_snapshot
 from tasks.connect import connect_with_token
 from tasks.errors import FleetSyncFailedError, NotConnectedError, SyncFailedError, WrongAccountError
 from tasks.installation import open_database
-from tasks.scopes import Scope
+from tasks.scopes import Scope, SyncScope
 from tests.syncing import assert_stored_is_held, connect, quiet_config, stored
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -39,7 +39,7 @@ async def test_s2_a_sync_stores_exactly_what_kommo_holds(installation: Settings)
     async with running_sandbox(quiet_config(accounts=4)) as kommo:
         for account in kommo.accounts:
             await connect(account.subdomain, account, installation)
-            report = await full_crm_sync(account.subdomain, Scope.ALL)
+            report = await full_crm_sync(account.subdomain, SyncScope.ALL)
             assert report.state == "completed"
             if account.subdomain == "acme":
                 assert_stored_is_held(await stored("acme", installation), kommo, "acme")
@@ -85,7 +85,7 @@ async def test_a_config_sync_costs_at_most_twelve_task_runs(installation: Settin
     try:
         async with running_sandbox(quiet_config(accounts=1)) as kommo:
             await connect("acme", kommo.accounts[0], installation)
-            await full_crm_sync("acme", Scope.ALL)
+            await full_crm_sync("acme", SyncScope.ALL)
     finally:
         logger.removeHandler(counter)
     assert 8 <= len(counter.names) <= 12
@@ -94,10 +94,10 @@ async def test_a_config_sync_costs_at_most_twelve_task_runs(installation: Settin
 @pytest.mark.parametrize(
     ("scope", "kinds"),
     [
-        (Scope.FUNNELS, {"pipelines", "statuses"}),
-        (Scope.CHANNELS, {"channels"}),
+        (SyncScope.FUNNELS, {"pipelines", "statuses"}),
+        (SyncScope.CHANNELS, {"channels"}),
         (
-            Scope.FIELDS,
+            SyncScope.FIELDS,
             {
                 f"{entity}_{what}"
                 for entity in ("lead", "contact", "company")
@@ -107,12 +107,31 @@ async def test_a_config_sync_costs_at_most_twelve_task_runs(installation: Settin
     ],
 )
 async def test_the_products_scopes_read_only_what_they_name(
-    installation: Settings, scope: Scope, kinds: set[str]
+    installation: Settings, scope: SyncScope, kinds: set[str]
 ) -> None:
     async with running_sandbox(quiet_config(accounts=1)) as kommo:
         await connect("acme", kommo.accounts[0], installation)
         report = await full_crm_sync("acme", scope)
     assert {kind.kind for kind in report.kinds} == kinds | {"account", "task_types"}
+
+
+async def test_the_records_are_read_where_the_scope_says_so_after_what_they_are_understood_by(
+    installation: Settings,
+) -> None:
+    async with running_sandbox(quiet_config(accounts=1)) as kommo:
+        await connect("acme", kommo.accounts[0], installation)
+        alone = await full_crm_sync("acme", SyncScope.RECORDS)
+        together = await full_crm_sync("acme", SyncScope.EVERYTHING)
+        held = {
+            kind: len(kommo.account("acme").entities[kind]) for kind in ("leads", "contacts", "companies")
+        }
+    assert alone.kinds == []
+    assert alone.records is not None
+    read = {one.kind: one.added for one in alone.records.kinds}
+    assert {kind: read[kind] for kind in held} == held
+    assert {kind.kind for kind in together.kinds} >= {"pipelines", "channels", "lead_fields", "users"}
+    assert together.records is not None
+    assert not any(one.added or one.changed for one in together.records.kinds), "nothing has changed since"
 
 
 async def test_s1_a_failed_kind_leaves_the_others_whole_and_the_run_failed(installation: Settings) -> None:
@@ -196,7 +215,7 @@ async def test_the_fleet_goes_on_when_one_org_fails(installation: Settings) -> N
 async def test_s1_a_quiet_channel_is_not_taken_for_a_removed_one(installation: Settings) -> None:
     async with running_sandbox(quiet_config(accounts=1, talks=1500)) as kommo:
         await connect("acme", kommo.accounts[0], installation)
-        first = await full_crm_sync("acme", Scope.CHANNELS)
+        first = await full_crm_sync("acme", SyncScope.CHANNELS)
         origins = {talk["origin"] for talk in kommo.account("acme").talks}
         # Of one origin only the oldest talk is left: it is beyond what is read.
         gone_quiet = min(origins)
@@ -204,6 +223,6 @@ async def test_s1_a_quiet_channel_is_not_taken_for_a_removed_one(installation: S
         for talk in list(talks)[1:]:
             if talk["origin"] == gone_quiet:
                 talks.change(talk["talk_id"], origin=sorted(origins)[1])
-        second = await full_crm_sync("acme", Scope.CHANNELS)
+        second = await full_crm_sync("acme", SyncScope.CHANNELS)
     assert sum(kind.removed for kind in second.kinds) == 0
     assert {kind.kind: kind.items for kind in first.kinds} == {kind.kind: kind.items for kind in second.kinds}

@@ -19,7 +19,7 @@ from flows.token_refresh import token_refresh
 from store.database import Database
 from store.tables.base import metadata
 from tasks.errors import DataPlaneError
-from tasks.scopes import Scope
+from tasks.scopes import SyncScope
 from tests.everywhere import bytes_under, prefect_database, said_by_prefect
 from tests.gateway.support import AS_BROWSER, CALLBACK, CLIENT_SECRET, START, House
 
@@ -146,9 +146,9 @@ def _heard(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 async def _refreshed_and_failed(house: House) -> str:
     """A refresh, then at Kommo an end to it all, by which a refresh and a sync fail; gives all that was said."""
-    said: list[object] = [await token_refresh("6h", "acme"), await full_crm_sync("acme", Scope.FUNNELS)]
+    said: list[object] = [await token_refresh("6h", "acme"), await full_crm_sync("acme", SyncScope.FUNNELS)]
     house.kommo.world.oauth.revoke(house.acme.account_id)
-    for failing in (token_refresh("6h", "acme"), full_crm_sync("acme", Scope.FUNNELS)):
+    for failing in (token_refresh("6h", "acme"), full_crm_sync("acme", SyncScope.FUNNELS)):
         with pytest.raises(DataPlaneError) as failed:
             await failing
         said += [str(failed.value), "".join(traceback.format_exception(failed.value)), vars(failed.value)]

@@ -14,7 +14,7 @@ PREFECT_ONLY = {
     *("kommo.connection.connected", "kommo.connection.disconnected"),
     *(f"kommo.webhooks.{what}" for what in ("disabled", "missing", "incomplete", "reconciled")),
     *("kommo.sync.failing", "kommo.fleet.synced"),
-    *("kommo.dead_letters.growing", "kommo.completeness.low", "kommo.backlog.stale"),
+    *("kommo.dead_letters.growing", "kommo.completeness.low", "kommo.backlog.stale", "kommo.webhook.waiting"),
 }
 _TYPE = re.compile(r"kommo\.[a-z_]+\.[a-z_]+|integration_[a-z]+")
 # Words that look like a type: a reason code, an argument.

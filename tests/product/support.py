@@ -1,8 +1,10 @@
 """What the tests of the product's side share: TypeScript, checked and run by Node."""
 
+import fcntl
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,8 +44,23 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def compiled(folder: Path, *scripts: Path) -> Path:
-    """Type-check scripts and what they import, strictly, and compile them; gives the folder of the results.
+def once_for_all(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first worker of a session fills and all of them use: compiling takes seconds each time."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            half = folder.with_suffix(".half")
+            shutil.rmtree(half, ignore_errors=True)
+            half.mkdir()
+            make(half)
+            half.rename(folder)
+    return folder
+
+
+def compile_scripts(folder: Path, *scripts: Path) -> None:
+    """Type-check scripts and what they import, strictly, and compile them into a folder.
 
     Skips where TypeScript cannot be had.
     """
@@ -53,4 +70,3 @@ def compiled(folder: Path, *scripts: Path) -> Path:
     if done.returncode and "error TS" not in done.stdout and not REQUIRED:
         pytest.skip("TypeScript cannot be had from npm")
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder

@@ -19,7 +19,7 @@ from gateway.app import create_app
 from store.inbox import heard_of
 from tests.gateway.conftest import house as gateway_house
 from tests.gateway.support import House
-from tests.product.support import CLIENT, NODE, REQUIRED, compiled, run
+from tests.product.support import CLIENT, NODE, REQUIRED, compile_scripts, once_for_all, run
 
 house = gateway_house
 HERE = Path(__file__).parent
@@ -44,15 +44,9 @@ def test_the_generator_refuses_what_it_does_not_know() -> None:
 @pytest.fixture(scope="session")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the compiled scripts; both were checked strictly on the way."""
-    return compiled(
-        tmp_path_factory.mktemp("scripts"),
-        HERE / "receiving.ts",
-        HERE / "pausing.ts",
-        HERE / "fullcycle.ts",
-        HERE / "listening.ts",
-        CLIENT / "client.ts",
-        CLIENT / "receiver.ts",
-    )
+    mine = [HERE / f"{name}.ts" for name in ("receiving", "pausing", "fullcycle", "listening")]
+    theirs = [CLIENT / "client.ts", CLIENT / "receiver.ts"]
+    return once_for_all(tmp_path_factory, "scripts", lambda folder: compile_scripts(folder, *mine, *theirs))
 
 
 NOW = 1_800_000_000

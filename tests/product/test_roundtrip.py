@@ -9,7 +9,7 @@ import pytest
 
 from tests.gateway.conftest import house as gateway_house
 from tests.gateway.support import APP_URL, House
-from tests.product.support import COMPILER, NODE, REQUIRED, run
+from tests.product.support import COMPILER, NODE, REQUIRED, once_for_all, run
 
 SCRIPT = Path(__file__).with_name("roundtrip.ts")
 _OPTIONS = "--strict --noEmitOnError --target es2022 --module commonjs --lib es2022,dom"
@@ -28,12 +28,15 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     stripping = [NODE, "--experimental-strip-types", "--no-warnings"]
     if run(*stripping, "--eval", "0").returncode == 0:
         return [*stripping, str(SCRIPT)]
-    folder = tmp_path_factory.mktemp("script")
+    folder = once_for_all(tmp_path_factory, "roundtrip", _compile)
+    return [NODE, str(folder / "roundtrip.js")]
+
+
+def _compile(folder: Path) -> None:
     compiled = run(*COMPILER, *_OPTIONS.split(), "--outDir", str(folder), str(SCRIPT))
     if compiled.returncode and "roundtrip.ts" not in compiled.stdout and not REQUIRED:
         pytest.skip("this Node does not strip types, and TypeScript cannot be had from npm")
     assert compiled.returncode == 0, compiled.stdout + compiled.stderr
-    return [NODE, str(folder / "roundtrip.js")]
 
 
 async def _round_trip(node: list[str], house: House, org: str) -> subprocess.CompletedProcess[str]:

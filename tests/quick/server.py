@@ -7,6 +7,7 @@ proofs that kill, and tests/test_readme.py.
 `python -m tests.quick.server SOCKET` serves tests/quick/start.py, until its standard input ends.
 """
 
+import atexit
 import gc
 import importlib
 import marshal
@@ -16,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 
 # All that takes long to import and remembers nothing of the environment; Prefect's settings are read anew in each fork.
 IMPORTS = (
@@ -42,7 +44,7 @@ IMPORTS = (
     "gateway.serve",
     "uvicorn.protocols.http.auto",
     "uvicorn.lifespan.on",
-    "prefect.server.schemas.core",
+    "prefect.server.api.server",
     "tests.store.builders",
     "sqlalchemy.dialects.postgresql.asyncpg",
     "sqlalchemy.dialects.sqlite.aiosqlite",
@@ -119,10 +121,12 @@ def run() -> None:
     main()
     if sys.argv == served:
         return
+    from prefect.context import refresh_global_settings_context
+
     if sys.argv[0] != "kommo":
+        refresh_global_settings_context()
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         return
-    from prefect.context import refresh_global_settings_context
     from prefect.logging.configuration import setup_logging
 
     from deployments.cli import main as kommo
@@ -134,5 +138,23 @@ def run() -> None:
     kommo()
 
 
+def end(code: object) -> None:
+    """End as the interpreter does, but for taking apart, object by object, what dies with the process anyway."""
+    if code is not None and not isinstance(code, int):
+        sys.stderr.write(f"{code}\n")
+        code = 1
+    # The interpreter's own two steps; no public way leads to them without the third.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
 if __name__ == "__main__":
-    run()
+    try:
+        run()
+    except SystemExit as ended:
+        end(ended.code)
+    else:
+        end(0)

@@ -1,15 +1,22 @@
 """S1, S4: a reading of records ends with exactly what Kommo holds, whatever happens while it reads."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
 
+from kommo.clock import SystemClock
+from kommo.recordkinds import RECORD_KINDS
 from store.database import Database
 from store.mirror import get_record, record_states
 from store.record_sync import PageSaved, ReadingTakenOverError, RecordMode, count_records, save_page
 from tasks import record_reading
-from tests.records.support import archive
+from tasks.progress import Step, listen_to_progress
+from tasks.record_reading import KindReader
+from tasks.record_session import session_of
+from tasks.sync_records import RecordsProgress
+from tests.records.support import archive, client_of
 from tests.syncing import quiet_config
 
 SMALL = quiet_config(accounts=1, leads=620, contacts=40, companies=10)
@@ -19,8 +26,6 @@ FULL = RecordMode.FULL
 @pytest.mark.seconds(3)
 async def test_s4_every_kind_is_read_whole_and_an_unchanged_one_writes_nothing(db: Database) -> None:
     async with archive(db, SMALL) as org:
-        from kommo.recordkinds import RECORD_KINDS
-
         counts = {kind: await org.read(kind) for kind in RECORD_KINDS}
         for kind in ("leads", "contacts", "companies", "tasks"):
             await org.assert_mirrored(kind)
@@ -30,12 +35,52 @@ async def test_s4_every_kind_is_read_whole_and_an_unchanged_one_writes_nothing(d
         assert counts["unsorted"].added == len(account.unsorted)
         assert counts["lead_notes"].added == sum(note["_entity"] == "leads" for note in account.notes)
         assert counts["catalog_elements"].added == sum(len(held) for held in account.elements.values())
+        assert counts["messages"].added == sum(len(held) for held in account.messages.values()) > 0
         again = {kind: await org.read(kind, FULL) for kind in RECORD_KINDS}
         assert {kind: (one.added, one.changed, one.gone) for kind, one in again.items()} == dict.fromkeys(
             RECORD_KINDS, (0, 0, 0)
         )
         note = (await count_records(db, "acme"))[0]
         assert note.sync is not None
+
+
+async def test_how_far_a_reading_is_is_told_and_the_second_time_for_how_much_longer(db: Database) -> None:
+    told: list[Step] = []
+    listen_to_progress(told.append)
+    async with archive(db, SMALL) as org:
+        for _ in range(2):
+            session = await session_of(org.connection, org.client, db, SystemClock())
+            progress = RecordsProgress(session, 2, FULL)
+            await progress.start()
+            for kind in ("contacts", "leads"):
+                await progress.step(await KindReader(session, RECORD_KINDS[kind], FULL).read())
+    first, second = told[: len(told) // 2], told[len(told) // 2 :]
+    assert [step.group for step in first if step.under_way is None] == ["contacts", "leads"]
+    halves = [[step.under_way for step in half if step.under_way is not None] for half in (first, second)]
+    assert all(re.match(r"[\d,]+ records, [\d,]+ a second, [\d,]+ requests", text) for text in halves[0])
+    assert not any("more" in text for text in halves[0]), "what there is nobody knows the first time"
+    assert re.search(r", about \d+ s more$", halves[1][0])
+
+
+async def test_messages_are_read_where_the_token_may_and_cost_one_request_where_it_may_not(
+    db: Database,
+) -> None:
+    async with archive(db, SMALL) as org:
+        await org.read("talks")
+        world = org.sandbox.world
+        poor = world.tokens.issue(
+            world.accounts.cards[0],
+            world.accounts.cards[0].admin_id,
+            world.integration.client_id,
+            ["crm"],
+            seconds=3600,
+        )
+        async with client_of(org.connection.host, poor.value) as client:
+            session = await session_of(org.connection, client, db, SystemClock())
+            refused = await KindReader(session, RECORD_KINDS["messages"], FULL).read()
+        assert (refused.state, refused.added, refused.requests) == ("complete", 0, 1)
+        assert "list_external_messages" in (refused.note or "")
+        assert (await org.read("messages")).added > 0
 
 
 async def test_s4_an_incremental_reading_costs_what_has_changed(db: Database) -> None:

@@ -3,6 +3,8 @@
 # ruff: noqa: S608 - questions of our own
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from store.record_sync import RecordMode
 from tests.records.support import archive
 from tests.syncing import quiet_config
 
+PAGE = Path(__file__).parents[2] / "docs" / "records.md"
 CONFIG = quiet_config(accounts=1, leads=70, contacts=70, companies=70)
 ODD = 'half \ud83d, nul \x00, "quotes", emoji 🙂'
 
@@ -114,3 +117,15 @@ async def test_a_question_in_sql_changes_nothing(db: Database, question: str) ->
             await ask_in_sql(db, question)
         assert len(await list_records(db, "acme", "leads")) == 5
         await org.read("leads", RecordMode.FULL)  # the connection can write as before
+
+
+async def test_the_questions_on_the_page_of_records_can_be_asked(db: Database) -> None:
+    page = PAGE.read_text()
+    questions = [
+        question
+        for block in re.findall(r"^```sql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+        for question in block.split(";")
+    ]
+    asked = [await ask_in_sql(db, question) for question in questions if question.strip()]
+    assert len(asked) >= 2
+    assert all(answer.columns for answer in asked)

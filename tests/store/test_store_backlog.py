@@ -16,6 +16,7 @@ from store.backlog import (
     end_turn,
     fail_events,
     get_event,
+    is_left_lying,
     keep_turn,
     pending_events,
     replay,
@@ -107,6 +108,20 @@ async def test_w2_a_worker_that_has_lost_its_turn_changes_nothing(db: Database, 
     assert not await end_turn(db, lost, pause=100, reason="x")
     assert len(await pending_events(db, newer, 10)) == 2
     assert await keep_turn(db, newer, 60.0) is not None
+
+
+async def test_w2_an_event_lies_when_it_is_due_for_a_while_and_nobody_has_its_orgs_turn(db: Database) -> None:
+    assert not await is_left_lying(db, 0.0)
+    await arrive(db, "a")
+    assert await is_left_lying(db, 0.0)
+    assert not await is_left_lying(db, 60.0), "it came a moment ago"
+    turn = await _turn(db)
+    (event,) = await pending_events(db, turn, 10)
+    assert not await is_left_lying(db, 0.0), "somebody is at it"
+    later = Failure(event.id, "later", time.time() + 60)
+    assert await fail_events(db, turn, [later], now=START)
+    assert await end_turn(db, turn, pause=0.0, reason=None)
+    assert not await is_left_lying(db, 0.0), "it waits for its next attempt"
 
 
 async def test_a_turn_whose_time_is_over_still_counts_while_nobody_else_took_it(db: Database) -> None:

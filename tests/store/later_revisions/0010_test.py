@@ -1,7 +1,7 @@
 """A revision of a later version, for the tests of a database that is behind."""
 
-revision = "0009_test"
-down_revision = "0008"
+revision = "0010_test"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
