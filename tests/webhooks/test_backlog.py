@@ -21,6 +21,7 @@ from tasks.backlog_trouble import LONGEST_PAUSE, PERSON_PAUSE
 from tasks.backlog_turn import TurnWorker
 from tasks.backlog_write import write_batch
 from tests.syncing import quiet_config
+from tests.turns import measured
 from tests.webhooks.backlog_support import (
     FAST,
     Announced,
@@ -387,6 +388,7 @@ async def test_w2_a_turn_that_was_lost_writes_nothing(
 
 
 @pytest.mark.seconds(2)
+@pytest.mark.timing
 async def test_what_comes_while_it_lingers_is_taken_within_a_second(
     database: Database, kommo: Sandbox, clients: SandboxClients
 ) -> None:
@@ -398,13 +400,15 @@ async def test_what_comes_while_it_lingers_is_taken_within_a_second(
         await asyncio.sleep(0.25)
         await deliver(database, "acme", happening("leads", "update", lead))
         begun = time.monotonic()
-        while "pending" in await states(database):  # noqa: ASYNC110 - another's transaction
+        # On a machine that is busy its time may be over before the last one has come.
+        while "pending" in await states(database) and not lingering.done():
             await asyncio.sleep(0.02)
         waits.append(time.monotonic() - begun)
     report = await lingering
-    assert report.events == 3
-    assert max(waits) < 1.0
-    assert 1.7 < report.seconds < 3.5
+    with measured():
+        assert report.events == 3
+        assert max(waits) < 1.0
+        assert 1.7 < report.seconds < 3.5
 
 
 async def test_it_asks_kommo_as_little_as_it_can(
