@@ -401,7 +401,7 @@ async def test_what_comes_while_it_lingers_is_taken_within_a_second(
         await deliver(database, "acme", happening("leads", "update", lead))
         begun = time.monotonic()
         # On a machine that is busy its time may be over before the last one has come.
-        while "pending" in await states(database) and not lingering.done():
+        while "pending" in await states(database) and not lingering.done():  # noqa: ASYNC110 - another's transaction
             await asyncio.sleep(0.02)
         waits.append(time.monotonic() - begun)
     report = await lingering
