@@ -162,12 +162,14 @@ async def test_a_product_that_does_not_do_is_left_alone_for_a_while_and_nothing_
     assert len(product.taken) == count
 
 
+@pytest.mark.seconds(6)
 async def test_a_product_that_is_down_is_found_again_by_a_run_that_lingers(database: Database) -> None:
     async with running_receiver() as gone:
         port = gone.port
     count = await fill(database, each=2)
     url = gone.url
-    running = asyncio.create_task(run(database, url, linger=2.0))
+    # Long enough for a machine that is busy: who has ended finds nobody again.
+    running = asyncio.create_task(run(database, url, linger=5.0))
     await asyncio.sleep(0.4)
     assert (await states(database)) == {"pending": count}
     assert {event.attempts for event in await outbox(database)} == {0}, "an outage counts for no event"
