@@ -5,7 +5,6 @@ is written; remove the rows; remove what Prefect remembers; look again, because 
 meanwhile. It may be killed at any moment and begun again.
 """
 
-import re
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -98,7 +97,7 @@ async def erase(
     report = await what_is_kept(org, database=database)
     names = await _end_connection(org, settings, database, clock)
     pattern = naming(names)
-    running = await cancel_runs(org, pattern)
+    running = await cancel_runs(org)
     await _wait_for(running, clock)
     report = report.model_copy(update={"rows": {}})
     for look in range(_LOOKS):
@@ -111,19 +110,19 @@ async def erase(
         await blocks.delete(org)
     report.prefect = await remove_runs_and_artifacts(org, pattern)
     if prefect_database_url:
-        await _scrub(report.prefect, prefect_database_url, pattern, names, clock)
+        await _scrub(report.prefect, prefect_database_url, org, names, clock)
     if left := await leftovers(database, org):
         raise NotErasedError(org, left)
     return report
 
 
-async def _scrub(traces: Traces, url: str, pattern: re.Pattern[str], names: list[str], clock: Clock) -> None:
+async def _scrub(traces: Traces, url: str, org: str, names: list[str], clock: Clock) -> None:
     """Reach into Prefect's database until nothing new is found: the removal itself is recorded there as events."""
     removed: dict[str, int] = {}
     for look in range(_LOOKS):
         if look:
             await clock.sleep(_RECORDED_WITHIN)
-        found = await scrub_database(url, pattern, names)
+        found = await scrub_database(url, org, names)
         for table, count in (found.rows or {}).items():
             removed[table] = removed.get(table, 0) + count
         traces.left = found.left
@@ -144,7 +143,9 @@ async def _end_connection(org: str, settings: Settings, database: Database, cloc
     if had_keys:
         await clock.sleep(KEY_KNOWN_SECONDS + WRITING_SECONDS)
     host = "" if connection.host.startswith(_LOOPBACK) else connection.host
-    names = (str(connection.account_id or ""), host, connection.account_name, connection.subdomain)
+    # Not what the account is called: a customer may call it as Prefect calls its states, and it is told nowhere
+    # without the org.
+    names = (str(connection.account_id or ""), host)
     return [*_names_at_prefect(org), *(name for name in names if name)]
 
 
