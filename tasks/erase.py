@@ -1,8 +1,8 @@
 """Erasing an org for good, as privacy law asks for it: here and at Prefect, until nothing is left but one line.
 
 The story: end the connection, so that nothing new begins; end what is running; wait until what a gateway still takes in
-is written; remove the rows; remove what Prefect remembers; look again, because a run for many orgs may have written
-meanwhile. It may be killed at any moment and begun again.
+is written; remove what Prefect remembers; remove the rows; look again, because a run for many orgs may have written
+meanwhile. It may be killed at any moment and begun again: the connection's row, by which the org is known, goes last.
 """
 
 from uuid import UUID
@@ -99,18 +99,22 @@ async def erase(
     pattern = naming(names)
     running = await cancel_runs(org)
     await _wait_for(running, clock)
-    report = report.model_copy(update={"rows": {}})
+    # Prefect before our rows: by these, whoever was killed in the middle finds the org, and what it is called, again.
+    async with PrefectBlocks() as blocks:
+        await blocks.delete(org)
+    report = report.model_copy(update={"rows": {}, "prefect": await remove_runs_and_artifacts(org, pattern)})
+    if report.prefect and prefect_database_url:
+        await _scrub(report.prefect, prefect_database_url, org, names, clock)
     for look in range(_LOOKS):
         if await leftovers(database, org):
             for table, count in (await erase_rows(database, org, by=by, now=clock.now())).items():
                 report.rows[table] = report.rows.get(table, 0) + count
         if look < _LOOKS - 1:
             await clock.sleep(1.0)
-    async with PrefectBlocks() as blocks:
-        await blocks.delete(org)
-    report.prefect = await remove_runs_and_artifacts(org, pattern)
+    # And once more for what a run for many orgs has told of it meanwhile.
+    await remove_runs_and_artifacts(org, pattern)
     if prefect_database_url:
-        await _scrub(report.prefect, prefect_database_url, org, names, clock)
+        await scrub_database(prefect_database_url, org, names)
     if left := await leftovers(database, org):
         raise NotErasedError(org, left)
     return report

@@ -4,12 +4,14 @@ The server of the default round records no events, as in all tests; that of the 
 """
 
 import asyncio
+import contextlib
 import re
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -26,7 +28,7 @@ from flows.full_sync import full_crm_sync
 from sandbox import sandbox_in_thread
 from store.audit import list_audit
 from store.connections import get_connection
-from store.erasing import ERASED
+from store.erasing import ERASED, leftovers
 from store.errors import UnknownConnectionError
 from store.tables import Connection, metadata, table_of
 from tasks.credentials import PrefectBlocks
@@ -190,6 +192,50 @@ async def test_an_org_named_like_what_prefect_says_takes_nothing_of_others_along
         async with PrefectBlocks() as blocks:
             assert await blocks.load("1") is None
             assert await blocks.load("staying") is not None
+
+
+@pytest.mark.one_database
+@pytest.mark.seconds(6)
+@pytest.mark.usefixtures("prefect")
+@pytest.mark.parametrize(
+    "where", ["PrefectBlocks.delete", "remove_runs_and_artifacts", "erase_rows", "leftovers"]
+)
+async def test_an_erasure_that_broke_off_anywhere_is_begun_again(
+    installation: Settings, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    async def killed(*_given: object, **_more: object) -> NoReturn:
+        raise KilledError
+
+    with sandbox_in_thread(quiet_config(accounts=1)) as kommo:
+        await connect("broken", kommo.accounts[0], installation)
+        async with get_client() as client, open_database(installation) as database:
+            run = await client.create_flow_run(
+                full_crm_sync, parameters={"org": "broken"}, name="sync broken"
+            )
+            await client.set_flow_run_state(run.id, Completed(), force=True)
+            url = f"sqlite+aiosqlite:///{prefect_database()}"
+            with monkeypatch.context() as patch:
+                if where == "leftovers":
+                    looks = iter(range(1, 99))
+
+                    async def fourth(*given: Any) -> dict[str, int]:
+                        if next(looks) == 4:
+                            raise KilledError
+                        return await leftovers(*given)
+
+                    patch.setattr("tasks.erase.leftovers", fourth)
+                else:
+                    patch.setattr(f"tasks.erase.{where}", killed)
+                with pytest.raises(KilledError):
+                    await erase("broken", installation, database=database, by="dpo", prefect_database_url=url)
+            with contextlib.suppress(UnknownConnectionError):
+                await erase("broken", installation, database=database, by="dpo", prefect_database_url=url)
+            await asyncio.to_thread(APILogWorker.drain_all)
+            assert _in_prefect(_anywhere("broken")) == {}
+            assert await _in_store(installation, _anywhere("broken")) == {"connection_audit": 1}
 
 
 async def _events_are_recorded(pattern: re.Pattern[str]) -> None:
