@@ -71,12 +71,12 @@ async def test_a_fleet_tells_and_keeps_nothing_of_an_org_that_is_erased_while_it
             await erase_rows(database, "acme", by="dpo", now=clock.now())
             for _ in range(2):
                 done = await sync_org(database, clients, connection, Scope.ALL, clock)
+                assert await leftovers(database, "acme") == {}
                 assert done.ended
                 async with (
                     PrefectBlocks() as blocks
                 ):  # at first it is still there, as with a run that knows it
                     await blocks.delete("acme")
-            assert await leftovers(database, "acme") == {}
 
 
 async def test_s3_an_unchanged_sync_writes_nothing_and_a_renamed_stage_exactly_one_row(
