@@ -217,6 +217,19 @@ async def still_stands(connection: AsyncConnection, org: str, account_id: int | 
     return row is not None and row.state != ConnectionState.DISCONNECTED and row.account_id == account_id
 
 
+async def require_connected(connection: AsyncConnection, org: str) -> None:
+    """Make sure that an org was not disconnected or erased meanwhile; it stays so until the transaction ends.
+
+    Call it last: who removes an org locks its other rows first.
+
+    Raises:
+        UnknownConnectionError: it was.
+    """
+    query = select(_TABLE.c.state).where(_TABLE.c.org == org).with_for_update(read=True)
+    if (await connection.execute(query)).scalar_one_or_none() in {None, ConnectionState.DISCONNECTED}:
+        raise UnknownConnectionError(f"{org!r} is not connected any more; nothing is kept of what was read.")
+
+
 async def has_pairs(db: Database) -> bool:
     """Whether any connection has a pair of tokens, and not a long-lived one."""
     query = select(_TABLE.c.org).where(

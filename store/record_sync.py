@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from store.connection_records import require_connected
 from store.database import Database, insert_on
 from store.errors import StoreError
 from store.mirror import Change, ChangeKind, RecordState, mark_gone, save_records
@@ -106,6 +107,9 @@ async def begin_reading(
         run_id: whose reading it is from now on.
         resumable: whether this kind's position means something to another run.
         now: the present time, by the clock that readings are put in order by.
+
+    Raises:
+        UnknownConnectionError: the org was disconnected or erased meanwhile.
     """
     async with db.begin() as connection:
         query = select(_SYNC).where(_SYNC.c.org == org, _SYNC.c.entity == entity).with_for_update(of=_SYNC)
@@ -127,7 +131,9 @@ async def begin_reading(
         await connection.execute(
             statement.on_conflict_do_update(index_elements=["org", "entity"], set_=values)
         )
-        return RecordSync(**(await connection.execute(query)).mappings().one())
+        begun = RecordSync(**(await connection.execute(query)).mappings().one())
+        await require_connected(connection, org)
+        return begun
 
 
 async def save_page(

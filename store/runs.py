@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import RowMapping, case, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from store.connection_records import require_connected
 from store.database import Database
 from store.errors import UnknownRunError
 from store.kinds import find_kind
@@ -82,6 +83,7 @@ async def begin_run(
     *,
     now: datetime,
     run_id: str | None = None,
+    connected: bool = False,
 ) -> str:
     """Record that a run has begun; runs of the same org that died long ago become `abandoned`.
 
@@ -92,9 +94,13 @@ async def begin_run(
         flow_run_id: Prefect's id of the flow run, to find its logs.
         now: the present time.
         run_id: the id to give; a new UUID by default.
+        connected: only if the org is still connected.
 
     Returns:
         The run's id.
+
+    Raises:
+        UnknownConnectionError: it was to be connected, and is not any more.
     """
     run_id = run_id or str(uuid.uuid4())
     async with db.begin() as connection:
@@ -123,6 +129,8 @@ async def begin_run(
                 requests=0,
             )
         )
+        if connected:
+            await require_connected(connection, org)
     return run_id
 
 

@@ -1,11 +1,10 @@
 """Erasing an org for good, as privacy law asks for it: here and at Prefect, until nothing is left but one line.
 
 The story: end the connection, so that nothing new begins; end what is running; wait until what a gateway still takes in
-is written; remove the rows; remove what Prefect remembers; look again, because a run for many orgs may have written
-meanwhile. It may be killed at any moment and begun again.
+is written; remove what Prefect remembers; remove the rows; look again, because a run for many orgs may have written
+meanwhile. It may be killed at any moment and begun again: the connection's row, by which the org is known, goes last.
 """
 
-import re
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -98,32 +97,36 @@ async def erase(
     report = await what_is_kept(org, database=database)
     names = await _end_connection(org, settings, database, clock)
     pattern = naming(names)
-    running = await cancel_runs(org, pattern)
+    running = await cancel_runs(org)
     await _wait_for(running, clock)
-    report = report.model_copy(update={"rows": {}})
+    # Prefect before our rows: by these, whoever was killed in the middle finds the org, and what it is called, again.
+    async with PrefectBlocks() as blocks:
+        await blocks.delete(org)
+    report = report.model_copy(update={"rows": {}, "prefect": await remove_runs_and_artifacts(org, pattern)})
+    if report.prefect and prefect_database_url:
+        await _scrub(report.prefect, prefect_database_url, org, names, clock)
     for look in range(_LOOKS):
         if await leftovers(database, org):
             for table, count in (await erase_rows(database, org, by=by, now=clock.now())).items():
                 report.rows[table] = report.rows.get(table, 0) + count
         if look < _LOOKS - 1:
             await clock.sleep(1.0)
-    async with PrefectBlocks() as blocks:
-        await blocks.delete(org)
-    report.prefect = await remove_runs_and_artifacts(org, pattern)
+    # And once more for what a run for many orgs has told of it meanwhile.
+    await remove_runs_and_artifacts(org, pattern)
     if prefect_database_url:
-        await _scrub(report.prefect, prefect_database_url, pattern, names, clock)
+        await scrub_database(prefect_database_url, org, names)
     if left := await leftovers(database, org):
         raise NotErasedError(org, left)
     return report
 
 
-async def _scrub(traces: Traces, url: str, pattern: re.Pattern[str], names: list[str], clock: Clock) -> None:
+async def _scrub(traces: Traces, url: str, org: str, names: list[str], clock: Clock) -> None:
     """Reach into Prefect's database until nothing new is found: the removal itself is recorded there as events."""
     removed: dict[str, int] = {}
     for look in range(_LOOKS):
         if look:
             await clock.sleep(_RECORDED_WITHIN)
-        found = await scrub_database(url, pattern, names)
+        found = await scrub_database(url, org, names)
         for table, count in (found.rows or {}).items():
             removed[table] = removed.get(table, 0) + count
         traces.left = found.left
@@ -144,7 +147,9 @@ async def _end_connection(org: str, settings: Settings, database: Database, cloc
     if had_keys:
         await clock.sleep(KEY_KNOWN_SECONDS + WRITING_SECONDS)
     host = "" if connection.host.startswith(_LOOPBACK) else connection.host
-    names = (str(connection.account_id or ""), host, connection.account_name, connection.subdomain)
+    # Not what the account is called: a customer may call it as Prefect calls its states, and it is told nowhere
+    # without the org.
+    names = (str(connection.account_id or ""), host)
     return [*_names_at_prefect(org), *(name for name in names if name)]
 
 

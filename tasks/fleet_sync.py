@@ -155,6 +155,8 @@ async def sync_page(session: FleetSession, page: FleetPage) -> FleetReport:
             if session.stopped is not None:
                 return
             done = await sync_org(session.database, session.clients, connection, session.scope, session.clock)
+            if done.ended:
+                return
             report.count(done.org, done.outcome)
             session.note(done)
             if isinstance(done.outcome, SyncReport):

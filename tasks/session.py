@@ -188,7 +188,9 @@ async def begun_sync(
     connection: ConnectionRecord, scope: Scope, client: KommoClient, database: Database, clock: Clock
 ) -> AsyncIterator[SyncSession]:
     """Begin the run of a sync; if what happens in the block raises, the run has failed."""
-    run_id = await begin_run(database, connection.org, scope.value, flow_run.get_id(), now=clock.now())
+    run_id = await begin_run(
+        database, connection.org, scope.value, flow_run.get_id(), now=clock.now(), connected=True
+    )
     session = SyncSession(
         org=connection.org,
         scope=scope,

@@ -9,6 +9,7 @@ from kommo.clock import Clock
 from kommo.errors import ErrorKind, KommoError
 from store.connections import ConnectionRecord
 from store.database import Database
+from store.errors import UnknownConnectionError, UnknownRunError
 from store.runs import begin_run
 from store.snapshots import Saved
 from tasks.backlog_clients import Clients
@@ -50,6 +51,11 @@ class OrgSync:
         return isinstance(self.error, KommoError) and self.error.kind in STOPPED
 
     @property
+    def ended(self) -> bool:
+        """Whether the org was disconnected or erased meanwhile: nothing of it is written down or told any more."""
+        return isinstance(self.error, UnknownConnectionError | UnknownRunError)
+
+    @property
     def passes(self) -> bool:
         """What went wrong says nothing about this org: Kommo is down, or slow."""
         return isinstance(self.error, KommoError) and self.error.retryable
@@ -83,7 +89,10 @@ async def sync_org(
         return OrgSync(org, report, errors[0] if errors else None)
     except Exception as error:  # noqa: BLE001 - whatever it was, the other orgs go on
         if not begun:
-            run_id = await begin_run(database, org, scope.value, now=clock.now())
+            try:
+                run_id = await begin_run(database, org, scope.value, now=clock.now(), connected=True)
+            except UnknownConnectionError as gone:
+                return OrgSync(org, sentence_of(gone), gone)
             await give_up(database, org, scope, run_id, error, clock=clock)
         return OrgSync(org, sentence_of(error), error)
 

@@ -8,15 +8,21 @@ import pytest
 from blocks.settings import Settings
 from flows.fleet_sync import full_crm_sync_all
 from flows.full_sync import full_crm_sync
+from kommo.budget import Lane
+from kommo.clock import SystemClock
 from kommo.errors import KommoError
 from sandbox import running_sandbox
 from store.connections import get_connection
+from store.erasing import erase_rows, leftovers
 from store.outbox import list_outbox
 from store.snapshots import read_snapshot
+from tasks.backlog_clients import open_clients
 from tasks.connect import connect_with_token
+from tasks.credentials import PrefectBlocks
 from tasks.errors import FleetSyncFailedError, NotConnectedError, SyncFailedError, WrongAccountError
 from tasks.installation import open_database
 from tasks.scopes import Scope, SyncScope
+from tasks.sync_org import sync_org
 from tests.syncing import assert_stored_is_held, connect, quiet_config, stored
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -49,6 +55,28 @@ async def test_s2_a_sync_stores_exactly_what_kommo_holds(installation: Settings)
                 assert found["pipelines"] == len(state.pipelines)
                 assert found["lead_fields"] == len(state.fields["leads"])
                 assert found["loss_reasons"] == len(state.loss_reasons)
+
+
+async def test_a_fleet_tells_and_keeps_nothing_of_an_org_that_is_erased_while_it_waits_for_its_turn(
+    installation: Settings,
+) -> None:
+    async with running_sandbox(quiet_config(accounts=1)) as kommo:
+        await connect("acme", kommo.accounts[0], installation)
+        clock = SystemClock()
+        async with (
+            open_database(installation) as database,
+            open_clients(database, installation, clock, lane=Lane.SYNC, attempts=1, shared=True) as clients,
+        ):
+            connection = await get_connection(database, "acme")
+            await erase_rows(database, "acme", by="dpo", now=clock.now())
+            for _ in range(2):
+                done = await sync_org(database, clients, connection, Scope.ALL, clock)
+                assert await leftovers(database, "acme") == {}
+                assert done.ended
+                async with (
+                    PrefectBlocks() as blocks
+                ):  # at first it is still there, as with a run that knows it
+                    await blocks.delete("acme")
 
 
 async def test_s3_an_unchanged_sync_writes_nothing_and_a_renamed_stage_exactly_one_row(

@@ -4,17 +4,22 @@ The server of the default round records no events, as in all tests; that of the 
 """
 
 import asyncio
+import contextlib
 import re
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import ObjectNotFound
 from prefect.logging.handlers import APILogWorker
-from sqlalchemy import select
+from prefect.states import Completed, Running
+from sqlalchemy import select, update
 
 from blocks.settings import Settings
 from flows.actions import create_task
@@ -23,9 +28,9 @@ from flows.full_sync import full_crm_sync
 from sandbox import sandbox_in_thread
 from store.audit import list_audit
 from store.connections import get_connection
-from store.erasing import ERASED
+from store.erasing import ERASED, leftovers
 from store.errors import UnknownConnectionError
-from store.tables import metadata
+from store.tables import Connection, metadata, table_of
 from tasks.credentials import PrefectBlocks
 from tasks.erase import erase
 from tasks.errors import DataPlaneError, FleetSyncFailedError, SyncFailedError
@@ -136,6 +141,101 @@ async def test_of_an_erased_org_one_line_of_the_audit_is_left(installation: Sett
                 assert await blocks.load("vanishing-two") is not None
             with pytest.raises(UnknownConnectionError):
                 await erase("vanishing", installation, database=database, by="dpo")
+
+
+@pytest.mark.one_database
+@pytest.mark.seconds(6)
+@pytest.mark.usefixtures("prefect")
+async def test_an_org_named_like_what_prefect_says_takes_nothing_of_others_along(
+    installation: Settings,
+) -> None:
+    with sandbox_in_thread(quiet_config(accounts=2)) as kommo:
+        for org, account in (("1", kommo.accounts[0]), ("staying", kommo.accounts[1])):
+            await connect(org, account, installation)
+        # A tenant's id may be a number, and what an account is called is up to the customer.
+        async with open_database(installation) as database, database.begin() as connection:
+            row = table_of(Connection)
+            called = {"account_name": "Kommo Connection", "subdomain": "Completed"}
+            await connection.execute(update(row).where(row.c.org == "1").values(called))
+        async with get_client() as client:
+            others = [
+                await client.create_flow_run(
+                    full_crm_sync, parameters={"org": "staying"}, name="sync staying", tags=["1"]
+                ),
+                await client.create_flow_run(
+                    full_crm_sync_all, parameters={"concurrency": 1}, name="sync all 1"
+                ),
+                await client.create_flow_run(full_crm_sync_all, name="Completed"),
+            ]
+            own = await client.create_flow_run(full_crm_sync, parameters={"org": "1"}, name="sync 1 all")
+            for run in (*others, own):
+                await client.set_flow_run_state(run.id, Completed(), force=True)
+            going_on = await client.create_flow_run(
+                full_crm_sync_all, parameters={"concurrency": 1}, name="sync 1"
+            )
+            await client.set_flow_run_state(going_on.id, Running(), force=True)
+            async with open_database(installation) as database:
+                await erase(
+                    "1",
+                    installation,
+                    database=database,
+                    by="dpo",
+                    prefect_database_url=f"sqlite+aiosqlite:///{prefect_database()}",
+                )
+            for run in (*others, going_on):
+                there = await client.read_flow_run(run.id)
+                assert there.parameters == run.parameters
+                assert there.state is not None
+            assert (await client.read_flow_run(going_on.id)).state_name == "Running"
+            with pytest.raises(ObjectNotFound):
+                await client.read_flow_run(own.id)
+        async with PrefectBlocks() as blocks:
+            assert await blocks.load("1") is None
+            assert await blocks.load("staying") is not None
+
+
+@pytest.mark.one_database
+@pytest.mark.seconds(6)
+@pytest.mark.usefixtures("prefect")
+@pytest.mark.parametrize(
+    "where", ["PrefectBlocks.delete", "remove_runs_and_artifacts", "erase_rows", "leftovers"]
+)
+async def test_an_erasure_that_broke_off_anywhere_is_begun_again(
+    installation: Settings, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    async def killed(*_given: object, **_more: object) -> NoReturn:
+        raise KilledError
+
+    with sandbox_in_thread(quiet_config(accounts=1)) as kommo:
+        await connect("broken", kommo.accounts[0], installation)
+        async with get_client() as client, open_database(installation) as database:
+            run = await client.create_flow_run(
+                full_crm_sync, parameters={"org": "broken"}, name="sync broken"
+            )
+            await client.set_flow_run_state(run.id, Completed(), force=True)
+            url = f"sqlite+aiosqlite:///{prefect_database()}"
+            with monkeypatch.context() as patch:
+                if where == "leftovers":
+                    looks = iter(range(1, 99))
+
+                    async def fourth(*given: Any) -> dict[str, int]:
+                        if next(looks) == 4:
+                            raise KilledError
+                        return await leftovers(*given)
+
+                    patch.setattr("tasks.erase.leftovers", fourth)
+                else:
+                    patch.setattr(f"tasks.erase.{where}", killed)
+                with pytest.raises(KilledError):
+                    await erase("broken", installation, database=database, by="dpo", prefect_database_url=url)
+            with contextlib.suppress(UnknownConnectionError):
+                await erase("broken", installation, database=database, by="dpo", prefect_database_url=url)
+            await asyncio.to_thread(APILogWorker.drain_all)
+            assert _in_prefect(_anywhere("broken")) == {}
+            assert await _in_store(installation, _anywhere("broken")) == {"connection_audit": 1}
 
 
 async def _events_are_recorded(pattern: re.Pattern[str]) -> None:

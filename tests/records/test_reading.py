@@ -8,7 +8,10 @@ import pytest
 
 from kommo.clock import SystemClock
 from kommo.recordkinds import RECORD_KINDS
+from store.connections import ConnectionState, set_state
 from store.database import Database
+from store.erasing import erase_rows, leftovers
+from store.errors import UnknownConnectionError
 from store.mirror import get_record, record_states
 from store.record_sync import PageSaved, ReadingTakenOverError, RecordMode, count_records, save_page
 from tasks import record_reading
@@ -42,6 +45,22 @@ async def test_s4_every_kind_is_read_whole_and_an_unchanged_one_writes_nothing(d
         )
         note = (await count_records(db, "acme"))[0]
         assert note.sync is not None
+
+
+@pytest.mark.parametrize("ended", ["erased", "disconnected"])
+async def test_of_an_org_that_was_ended_meanwhile_no_further_kind_is_read(db: Database, ended: str) -> None:
+    async with archive(db, quiet_config(accounts=1, leads=3, contacts=3)) as org:
+        await org.read("leads")
+        if ended == "erased":
+            await erase_rows(db, "acme", by="dpo", now=SystemClock().now())
+        else:
+            await set_state(
+                db, "acme", ConnectionState.DISCONNECTED, "It was ended.", now=SystemClock().now()
+            )
+        before = await leftovers(db, "acme")
+        with pytest.raises(UnknownConnectionError, match="not connected any more"):
+            await org.read("contacts")
+        assert await leftovers(db, "acme") == before
 
 
 async def test_how_far_a_reading_is_is_told_and_the_second_time_for_how_much_longer(db: Database) -> None:
