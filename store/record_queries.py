@@ -1,20 +1,25 @@
 """Looking at the mirror: some records of a kind, and any question in SQL that changes nothing."""
 
-from collections.abc import AsyncGenerator, Sequence
+import asyncio
+import re
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import CursorResult, func, select, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database
 from store.errors import StoreError
 from store.mirror import RecordState, StoredRecord
 from store.tables import CustomField, RecordRow, table_of
+from store.types import clean_text
 
 _RECORD, _FIELD = table_of(RecordRow), table_of(CustomField)
 _COLUMNS = tuple(_RECORD.c[name] for name in StoredRecord.__dataclass_fields__)
-QUERY_SECONDS = 60
+QUERY_SECONDS = 60.0
+_ASKS = re.compile(r"[(\s]*(?:select|with)\b", re.IGNORECASE)
 
 
 class QueryRefusedError(StoreError):
@@ -103,6 +108,27 @@ async def current_fields(db: Database, org: str, kind: str) -> list[tuple[int, s
         return [(row[0], row[1]) for row in await connection.execute(query)]
 
 
+async def _ask(connection: AsyncConnection, question: str) -> CursorResult[Any]:
+    return await connection.exec_driver_sql(question)
+
+
+async def _ask_sqlite(connection: AsyncConnection, question: str) -> CursorResult[Any]:
+    """SQLite knows no limit of time, and goes on when nobody waits any more: it is told to end, and waited for."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    if driver is None:
+        raise RuntimeError("The connection is closed; it was opened a moment ago.")
+    asked = asyncio.ensure_future(_ask(connection, question))
+    try:
+        if not (await asyncio.wait([asked], timeout=QUERY_SECONDS))[0]:
+            await driver.interrupt()
+        return await asked
+    except asyncio.CancelledError:
+        await driver.interrupt()
+        await asyncio.wait([asked])
+        asked.exception()
+        raise
+
+
 async def ask_in_sql(db: Database, question: str, *, limit: int = 1_000) -> Rows:
     """Ask in SQL. The transaction cannot write; names need no schema.
 
@@ -115,7 +141,7 @@ async def ask_in_sql(db: Database, question: str, *, limit: int = 1_000) -> Rows
         QueryRefusedError: it is no SELECT, or the database does not understand it, or it takes too long.
     """
     plain = question.strip().rstrip(";").strip()
-    if ";" in plain or plain.partition(" ")[0].strip("(\n").lower() not in {"select", "with"}:
+    if _ASKS.match(plain) is None or clean_text(plain) != plain:
         raise QueryRefusedError("Ask one question that begins with SELECT or WITH; nothing was asked.")
     refused: str | None = None
     try:
@@ -124,14 +150,15 @@ async def ask_in_sql(db: Database, question: str, *, limit: int = 1_000) -> Rows
                 await connection.execute(
                     select(func.set_config("search_path", db.address.schema or "public", True))  # noqa: FBT003
                 )
-                await connection.execute(text(f"SET LOCAL statement_timeout = '{QUERY_SECONDS}s'"))
+                await connection.execute(text(f"SET LOCAL statement_timeout = '{QUERY_SECONDS:.0f}s'"))
             else:
                 # A transaction that "only reads" could still be turned into one that writes.
                 await connection.exec_driver_sql("PRAGMA query_only = ON")
             try:
-                found = await connection.exec_driver_sql(plain)
-                rows: Sequence[Any] = found.fetchmany(limit + 1)
-                columns = tuple(found.keys())
+                # Neither driver reads answers piece by piece here: the database gives no more than is wanted.
+                few = f"SELECT * FROM (\n{plain}\n) AS asked LIMIT {limit + 1:d}"  # noqa: S608 - whoever asks may
+                found = await (_ask if db.dialect == "postgresql" else _ask_sqlite)(connection, few)
+                columns, rows = tuple(found.keys()), found.fetchall()
             finally:
                 if db.dialect != "postgresql":
                     await connection.exec_driver_sql("PRAGMA query_only = OFF")

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Double, Integer, Text
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+_HALVES = re.compile("[\ud800-\udfff]")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -24,6 +25,11 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 def clean_text(text: str) -> str:
     """`text` with NUL and lone surrogates replaced by U+FFFD: what a text column really keeps."""
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def escape_halves(written: str) -> str:
+    """JSON that can be encoded: what its texts hold of lone surrogates as escapes, everything else as it is."""
+    return _HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", written)
 
 
 class WrittenJSON(str):

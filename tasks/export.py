@@ -4,7 +4,6 @@ import asyncio
 import base64
 import hashlib
 import json
-import os
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,8 @@ from kommo.clock import Clock, SystemClock
 from store.database import Database
 from store.errors import UnknownConnectionError
 from store.exporting import LEFT_OUT, exported_tables, rows_of
+from store.types import escape_halves
+from tasks.files import whole_file
 
 _README = """\
 Everything that is stored of the org {org}, as of {at}.
@@ -50,39 +51,33 @@ async def export(org: str, file: Path, *, database: Database, clock: Clock | Non
 
     Raises:
         UnknownConnectionError: nothing is stored of the org.
-        OSError: the file cannot be written.
+        FileNotWrittenError: the file cannot be written.
     """
     at = (clock or SystemClock()).now()
-    half = file.with_name(f".{file.name}.half")
     tables: dict[str, int] = {}
     digests: dict[str, str] = {}
-    try:
-        descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as raw, zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as packed:
-            for table in exported_tables():
-                with packed.open(f"{table.name}.jsonl", "w", force_zip64=True) as lines:
-                    digest = hashlib.sha256()
-                    tables[table.name] = 0
-                    async for rows in rows_of(database, table, org):
-                        await asyncio.to_thread(_write, lines, digest, rows)
-                        tables[table.name] += len(rows)
-                digests[table.name] = digest.hexdigest()
-            if not any(tables.values()):
-                raise UnknownConnectionError(f"Nothing is stored of {org!r}. `kommo status` lists the orgs.")
-            packed.writestr("manifest.json", _manifest(org, at, tables, digests))
-            left_out = "\n".join(f"- {name}: {why}" for name, why in LEFT_OUT.items())
-            packed.writestr(
-                "README.txt", _README.format(org=org, at=f"{at:%Y-%m-%d %H:%M} UTC", left_out=left_out)
-            )
-        half.rename(file)
-    finally:
-        half.unlink(missing_ok=True)
+    with whole_file(file) as raw, zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as packed:
+        for table in exported_tables():
+            with packed.open(f"{table.name}.jsonl", "w", force_zip64=True) as lines:
+                digest = hashlib.sha256()
+                tables[table.name] = 0
+                async for rows in rows_of(database, table, org):
+                    await asyncio.to_thread(_write, lines, digest, rows)
+                    tables[table.name] += len(rows)
+            digests[table.name] = digest.hexdigest()
+        if not any(tables.values()):
+            raise UnknownConnectionError(f"Nothing is stored of {org!r}. `kommo status` lists the orgs.")
+        packed.writestr("manifest.json", _manifest(org, at, tables, digests))
+        left_out = "\n".join(f"- {name}: {why}" for name, why in LEFT_OUT.items())
+        packed.writestr(
+            "README.txt", _README.format(org=org, at=f"{at:%Y-%m-%d %H:%M} UTC", left_out=left_out)
+        )
     return ExportReport(org=org, file=str(file), tables=tables)
 
 
 def _write(lines: IO[bytes], digest: "hashlib._Hash", rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        line = json.dumps(row, ensure_ascii=False, default=_plain).encode() + b"\n"
+        line = escape_halves(json.dumps(row, ensure_ascii=False, default=_plain)).encode() + b"\n"
         digest.update(line)
         lines.write(line)
 

@@ -7,7 +7,6 @@ its owner alone may read it.
 import asyncio
 import csv
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -23,6 +22,7 @@ from store.database import Database
 from store.record_queries import EXPORTED, current_fields, pages_of_records
 from store.types import clean_text
 from tasks.errors import DataPlaneError
+from tasks.files import whole_file
 
 _FIELDS_OF = {"leads": "lead_fields", "contacts": "contact_fields", "companies": "company_fields"}
 _MOMENTS = frozenset({"created_at", "updated_at", "closed_at"})
@@ -114,7 +114,7 @@ async def export_records(
 
     Raises:
         ExportError: pyarrow is missing, or the custom fields of a kind are not known.
-        OSError: the files cannot be written.
+        FileNotWrittenError: a file cannot be written.
     """
     if form is Format.PARQUET:
         _need_pyarrow()
@@ -142,22 +142,16 @@ async def _export_kind(
     spread = await _wide_of(database, org, kind) if wide and kind in _FIELDS_OF else None
     columns = [*EXPORTED, *(spread.columns.values() if spread else ()), *(["raw"] if raw else ())]
     file = folder / f"{kind}.{form.value}"
-    half = file.with_name(f".{file.name}.half")
     written = 0
-    try:
-        descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            writer = _open(out, form, columns, escape_formulas=escape_formulas)
-            async with aclosing(pages_of_records(database, org, kind)) as pages:
-                async for page in pages:
-                    rows = [_row(one, spread, raw=raw) for one in page]
-                    await asyncio.to_thread(writer.write, rows)
-                    written += len(rows)
-                    step(kind, written)
-            await asyncio.to_thread(writer.close)
-        half.replace(file)
-    finally:
-        half.unlink(missing_ok=True)
+    with whole_file(file) as out:
+        writer = _open(out, form, columns, escape_formulas=escape_formulas)
+        async with aclosing(pages_of_records(database, org, kind)) as pages:
+            async for page in pages:
+                rows = [_row(one, spread, raw=raw) for one in page]
+                await asyncio.to_thread(writer.write, rows)
+                written += len(rows)
+                step(kind, written)
+        await asyncio.to_thread(writer.close)
     return ExportedKind(kind=kind, file=str(file), rows=written, bytes=file.stat().st_size)
 
 

@@ -44,7 +44,10 @@ STATE_STYLES: Mapping[str, str] = {
 
 def print_json(value: object) -> None:
     """Write one JSON document to standard output; times as ISO 8601 in UTC."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=_json_default) + "\n")
+    from store.types import escape_halves
+
+    written = json.dumps(value, indent=2, ensure_ascii=False, default=_json_default)
+    sys.stdout.write(escape_halves(written) + "\n")
     sys.stdout.flush()  # a service that goes on is read by someone who waits for its first line
 
 

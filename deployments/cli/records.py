@@ -212,7 +212,7 @@ async def sql(question: str, *, limit: int = 1_000, json: bool = False) -> None:
     if json:
         print_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])
         return
-    table(answer.columns, [[cell(value) for value in row] for row in answer.rows])
+    table([cell(name) for name in answer.columns], [[cell(value) for value in row] for row in answer.rows])
     if answer.more:
         say(f"There are more rows; these are the first {limit} (--limit).")
 

@@ -2,8 +2,10 @@
 
 # ruff: noqa: S608 - questions of our own
 
+import asyncio
 import json
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,58 @@ async def test_a_question_in_sql_changes_nothing(db: Database, question: str) ->
             await ask_in_sql(db, question)
         assert len(await list_records(db, "acme", "leads")) == 5
         await org.read("leads", RecordMode.FULL)  # the connection can write as before
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "SELECT set_config('transaction_read_only', 'off', true)",
+        "SELECT nextval('connection_audit_id_seq')",
+        "SELECT '\ud83d'",
+        "SELECT '\x00'",
+        "SELECT ?",
+        "selected",
+    ],
+)
+async def test_a_question_that_would_change_something_or_is_none_is_refused(
+    db: Database, question: str
+) -> None:
+    with pytest.raises(QueryRefusedError):
+        await ask_in_sql(db, question)
+
+
+@pytest.mark.parametrize(
+    "question", ["WITH\nx AS (SELECT 1) SELECT * FROM x", "select\n1;", "SELECT 'a;b' WHERE 1=1"]
+)
+async def test_a_question_may_have_lines_and_semicolons_in_its_texts(db: Database, question: str) -> None:
+    assert len((await ask_in_sql(db, question)).rows) == 1
+
+
+async def test_a_question_without_an_end_is_ended(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT 1 FROM c) SELECT count(*) FROM c WHERE x < 0"
+    monkeypatch.setattr("store.record_queries.QUERY_SECONDS", 1.0)
+    async with asyncio.timeout(20):
+        with pytest.raises(QueryRefusedError):
+            await ask_in_sql(db, endless)
+    monkeypatch.setattr("store.record_queries.QUERY_SECONDS", 10.0)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await ask_in_sql(db, endless)
+    async with asyncio.timeout(5):
+        assert (await ask_in_sql(db, "SELECT 1")).rows == [(1,)]
+
+
+async def test_of_a_large_answer_only_what_is_shown_is_fetched(db: Database) -> None:
+    many = (
+        "SELECT repeat('x', 1000) FROM generate_series(1, 200000)"
+        if db.dialect == "postgresql"
+        else "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 200000) "
+        "SELECT hex(zeroblob(500)) FROM c"
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    answer = await ask_in_sql(db, many, limit=10)
+    assert (len(answer.rows), answer.more) == (10, True)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000, "KiB; all of it is 200 MB"
 
 
 async def test_the_questions_on_the_page_of_records_can_be_asked(db: Database) -> None:
