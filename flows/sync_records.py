@@ -73,7 +73,7 @@ async def sync_records(
 
 async def read_kinds(session: RecordSession, kinds: list[str], mode: RecordMode) -> list[KindCount]:
     """Read the kinds one after the other; one that fails does not stop the others."""
-    progress = RecordsProgress(session, len(kinds), mode)
+    progress = RecordsProgress(session, kinds, mode)
     await progress.start()
     counts: list[KindCount] = []
     for kind in kinds:

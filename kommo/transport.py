@@ -187,7 +187,12 @@ class Transport:
         try:
             async with asyncio.timeout(None) as limit:
                 request.extensions["trace"] = self._traced(progress, limit, gate)
-                return await self._exchange(request, _Secrets(bearer, secrets), progress)
+                try:
+                    return await self._exchange(request, _Secrets(bearer, secrets), progress)
+                finally:
+                    # httpx's response is in a circle with its request, and by this with the caller's frames: every
+                    # answer would stay in memory until the collector looks for circles.
+                    del request.extensions["trace"]
         except (httpx.TimeoutException, TimeoutError):
             kind = ErrorKind.TIMEOUT
         except _TooLargeError:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -74,13 +75,14 @@ class RecordsProgress:
 
     Args:
         session: Whose reading.
-        total: How many kinds there are.
+        kinds: Which kinds are read.
         mode: A whole reading comes to about what is there already; how much has changed nobody knows before.
     """
 
-    def __init__(self, session: RecordSession, total: int, mode: RecordMode) -> None:
+    def __init__(self, session: RecordSession, kinds: Sequence[str], mode: RecordMode) -> None:
         self._session = session
-        self._total = total
+        self._kinds = frozenset(kinds)
+        self._total = len(self._kinds)
         self._mode = mode
         self._done = 0
         self._records = 0
@@ -93,7 +95,7 @@ class RecordsProgress:
         org = self._session.org
         if self._mode is RecordMode.FULL:
             counts = await count_records(self._session.database, org)
-            self._expected = {one.entity: one.present for one in counts}
+            self._expected = {one.entity: one.present for one in counts if one.entity in self._kinds}
         if FlowRunContext.get() is not None:
             self._artifact = await acreate_progress_artifact(
                 0.0, key=f"kommo-records-progress-{org}", description=f"Records of {org}"

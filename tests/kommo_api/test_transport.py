@@ -1,7 +1,9 @@
 """The wire: what is sent, what is made of every kind of answer, and what never happens."""
 
 import asyncio
+import gc
 import gzip
+import weakref
 
 import pytest
 from pydantic import SecretStr
@@ -215,3 +217,21 @@ async def test_any_name_under_localhost_is_this_machine() -> None:
         for name in (f"deep.shop.localhost:{server.port}", f"127.0.0.1:{server.port}"):
             await transport.send("GET", parse_host(name, allow_loopback=True), PATH)
             assert server.asked[-1].headers["host"] == name
+
+
+async def test_an_answer_goes_when_nobody_has_it_any_more() -> None:
+    async with raw_server(reply(200, {"id": 1})) as server, Transport() as transport:
+
+        async def ask() -> None:
+            await transport.send("GET", server.host, PATH)
+
+        gc.disable()
+        try:
+            asking = asyncio.create_task(ask())
+            await asking
+            gone = weakref.ref(asking)
+            del asking
+            await asyncio.sleep(0)  # the loop lets go of what it has called
+            assert gone() is None, "the task with its answer is held by a circle"
+        finally:
+            gc.enable()
