@@ -5,38 +5,17 @@ answer may be overtaken. A record that is gone leaves a tombstone, so that an ol
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
-from functools import cache
-from operator import itemgetter
-from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Select,
-    and_,
-    any_,
-    bindparam,
-    case,
-    column,
-    func,
-    literal,
-    literal_column,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import literal, select, update
 from sqlalchemy import text as sql
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database, insert_on
-from store.mirror_rows import COLUMNS, NewRecord, digest_of_record, values_of
-from store.rows import Types, given_rows, sqlite_rows
-from store.tables import RecordRow, table_of
+from store.mirror_facts import Change, ChangeKind, Facts, RecordState, StoredRecord
+from store.mirror_rows import NewRecord, digest_of_record, values_of
+from store.mirror_sql import ONE_OF, TABLE, Place, among, by_key, insert_unknown, replace_rows, these
+from store.rows import given_rows
 from store.types import CleanText, PlainJSON, UTCDateTime
 
 __all__ = [
@@ -53,83 +32,8 @@ __all__ = [
     "some_record",
 ]
 
-_TABLE = table_of(RecordRow)
 
-
-class RecordState(StrEnum):
-    """`deleted`: Kommo has said so. `missing`: the API does not give it any more, and nobody knows why."""
-
-    PRESENT = "present"
-    DELETED = "deleted"
-    MISSING = "missing"
-
-
-class ChangeKind(StrEnum):
-    """What saving a record came to; `older`: the mirror had something newer, and nothing was written."""
-
-    CREATED = "created"
-    UPDATED = "updated"
-    UNCHANGED = "unchanged"
-    RESTORED = "restored"
-    OLDER = "older"
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is told of a record beside its JSON. Times are aware and UTC."""
-
-    state: str
-    name: str | None
-    responsible_user_id: int | None
-    status_id: int | None
-    pipeline_id: int | None
-    created_at: datetime | None
-    updated_at: datetime | None
-    state_since: datetime
-    read_at: datetime
-    source: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What saving a record came to: before (None if it was unknown) and after."""
-
-    kind: ChangeKind
-    before: Facts | None
-    after: Facts
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRecord(Facts):
-    """A record of the mirror."""
-
-    org: str
-    entity: str
-    record_id: int
-    raw: Any = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Whose records, of which kind, and who writes them when."""
-
-    org: str
-    entity: str
-    source: str
-    now: datetime
-
-
-_CONSTANTS: Types = {
-    "org": CleanText,
-    "entity": CleanText,
-    "state": CleanText,
-    "state_since": UTCDateTime,
-    "source": CleanText,
-}
-"""What all rows of one writing have in common."""
 _FACTS = tuple(Facts.__dataclass_fields__)
-_ONE_OF = {"record_id": BigInteger}
 
 
 async def save_records(
@@ -161,14 +65,14 @@ async def save_records(
             newest[record.record_id] = record
     if not newest:
         return {}
-    place = _Place(org, entity, source, now)
+    place = Place(org, entity, source, now)
     # In the order of their ids, as everybody locks them.
     wanted = [(newest[record_id], digest_of_record(newest[record_id])) for record_id in sorted(newest)]
     there = await _known(connection, org, entity, list(newest))
     unknown = [one for one in wanted if one[0].record_id not in there]
     made: set[int] = set()
     if unknown:
-        made = await _insert_unknown(connection, place, [values_of(*one) for one in unknown])
+        made = await insert_unknown(connection, place, [values_of(*one) for one in unknown])
     changes = {
         one.record_id: Change(ChangeKind.CREATED, None, _after(one, digest, place, now))
         for one, digest in unknown
@@ -185,7 +89,7 @@ async def save_records(
 
 async def _write(
     connection: AsyncConnection,
-    place: _Place,
+    place: Place,
     given: Sequence[tuple[NewRecord, str]],
     changes: Mapping[int, Change],
 ) -> None:
@@ -205,50 +109,17 @@ async def _write(
         else:
             better.append((one, digest))
     if better:
-        await _replace(connection, place, [values_of(*one) for one in better])
+        await replace_rows(connection, place, [values_of(*one) for one in better])
     for read_at, ids in same.items():
         await connection.execute(
-            update(_TABLE)
-            .where(_among(connection, (place.org, place.entity), ids))
+            update(TABLE)
+            .where(among(connection, (place.org, place.entity), ids))
             .values(read_at=read_at, source=place.source)
         )
 
 
-def _by_key(
-    connection: AsyncConnection,
-    place: tuple[str, str],
-    ids: Sequence[int],
-    columns: Sequence[ColumnElement[Any]],
-    *,
-    lock: bool = False,
-) -> Select[Any]:
-    """Some columns of those of these records that there are, each found by the primary key.
-
-    Of a kind that it has not counted lately PostgreSQL believes that there is one record, and would go through all of
-    them to find these: so it is given one id after the other. They are locked in the order of the ids, as by everybody.
-    """
-    if connection.dialect.name != "postgresql":
-        given = given_rows(connection, _ONE_OF, [(one,) for one in ids])
-        return select(*columns).where(_these(*place), _TABLE.c.record_id.in_(select(given.c.record_id)))
-    given = func.unnest(literal(sorted(ids), ARRAY(BigInteger))).table_valued(column("id", BigInteger))
-    each = given.render_derived("given")
-    found = select(*columns).where(_these(*place), _TABLE.c.record_id == each.c.id).limit(1)
-    there = (found.with_for_update() if lock else found).lateral("found")
-    return select(*there.c).select_from(each).join(there, true())
-
-
-def _among(connection: AsyncConnection, place: tuple[str, str], ids: Sequence[int]) -> ColumnElement[bool]:
-    """A condition for a change of records that are there, and locked."""
-    if connection.dialect.name != "postgresql":
-        given = given_rows(connection, _ONE_OF, [(one,) for one in ids])
-        return and_(_these(*place), _TABLE.c.record_id.in_(select(given.c.record_id)))
-    # Where they lie: nobody can move them while they are locked.
-    lies: ColumnElement[Any] = literal_column(f"{_TABLE.name}.ctid")
-    return lies == any_(func.array(_by_key(connection, place, ids, [lies.label("lies")]).scalar_subquery()))
-
-
 async def _known(connection: AsyncConnection, org: str, entity: str, ids: Sequence[int]) -> set[int]:
-    query = _by_key(connection, (org, entity), ids, [_TABLE.c.record_id])
+    query = by_key(connection, (org, entity), ids, [TABLE.c.record_id])
     return set((await connection.execute(query)).scalars())
 
 
@@ -280,7 +151,7 @@ async def mark_gone(
     if not wanted:
         return {}
     state = RecordState(state)
-    given = given_rows(connection, _ONE_OF, [(one,) for one in wanted])
+    given = given_rows(connection, ONE_OF, [(one,) for one in wanted])
     values = {
         "org": literal(org, CleanText()),
         "entity": literal(entity, CleanText()),
@@ -292,14 +163,14 @@ async def mark_gone(
         "source": literal(source, CleanText()),
     }
     tombs = (
-        insert_on(connection, _TABLE)
+        insert_on(connection, TABLE)
         .from_select(
             ["record_id", *values],
             select(given.c.record_id, *values.values()).where(sql("true")),
             include_defaults=False,
         )
         .on_conflict_do_nothing(index_elements=["org", "entity", "record_id"])
-        .returning(_TABLE.c.record_id)
+        .returning(TABLE.c.record_id)
     )
     changed: dict[int, Facts | None] = dict.fromkeys((await connection.execute(tombs)).scalars())
     known = [one for one in wanted if one not in changed]
@@ -310,8 +181,8 @@ async def mark_gone(
     going = {one: facts for one, facts in before.items() if facts.state in leaves and facts.read_at <= now}
     if going:
         await connection.execute(
-            update(_TABLE)
-            .where(_among(connection, (org, entity), list(going)))
+            update(TABLE)
+            .where(among(connection, (org, entity), list(going)))
             .values(state=state, state_since=now, read_at=now, source=source)
         )
     return changed | going
@@ -319,8 +190,8 @@ async def mark_gone(
 
 async def get_record(db: Database, org: str, entity: str, record_id: int) -> StoredRecord | None:
     """One record, also one that is gone."""
-    query = select(*(_TABLE.c[name] for name in StoredRecord.__dataclass_fields__)).where(
-        _these(org, entity), _TABLE.c.record_id == record_id
+    query = select(*(TABLE.c[name] for name in StoredRecord.__dataclass_fields__)).where(
+        these(org, entity), TABLE.c.record_id == record_id
     )
     async with db.read() as connection:
         row = (await connection.execute(query)).mappings().first()
@@ -337,15 +208,15 @@ async def some_record(db: Database, org: str, entity: str, *, besides: Sequence[
         besides: ids that will not do.
     """
     async with db.read() as connection:
-        others = given_rows(connection, _ONE_OF, [(one,) for one in set(besides)])
+        others = given_rows(connection, ONE_OF, [(one,) for one in set(besides)])
         query = (
-            select(_TABLE.c.record_id)
+            select(TABLE.c.record_id)
             .where(
-                _these(org, entity),
-                _TABLE.c.state == RecordState.PRESENT,
-                _TABLE.c.record_id.not_in(select(others.c.record_id)),
+                these(org, entity),
+                TABLE.c.state == RecordState.PRESENT,
+                TABLE.c.record_id.not_in(select(others.c.record_id)),
             )
-            .order_by(_TABLE.c.record_id.desc())
+            .order_by(TABLE.c.record_id.desc())
             .limit(1)
         )
         return (await connection.execute(query)).scalar()
@@ -355,94 +226,22 @@ async def record_states(
     db: Database, org: str, entity: str, ids: Sequence[int] | None = None
 ) -> dict[int, Facts]:
     """What is known of these records (by default of all of this entity); one that is unknown is left out."""
-    query = select(_TABLE.c.record_id, *(_TABLE.c[name] for name in _FACTS)).where(_these(org, entity))
+    query = select(TABLE.c.record_id, *(TABLE.c[name] for name in _FACTS)).where(these(org, entity))
     async with db.read() as connection:
         if ids is not None:
-            columns = [_TABLE.c.record_id, *(_TABLE.c[name] for name in _FACTS)]
-            query = _by_key(connection, (org, entity), sorted(set(ids)), columns)
+            columns = [TABLE.c.record_id, *(TABLE.c[name] for name in _FACTS)]
+            query = by_key(connection, (org, entity), sorted(set(ids)), columns)
         found = await connection.execute(query)
         return {row[0]: Facts(*row[1:]) for row in found}
 
 
-async def _insert_unknown(
-    connection: AsyncConnection, place: _Place, rows: Sequence[tuple[Any, ...]]
-) -> set[int]:
-    if connection.dialect.name != "postgresql":
-        # Nobody else writes meanwhile: what was unknown is.
-        await _put_each(connection, place, rows)
-        return {row[0] for row in rows}
-    statement = (
-        _insert_given(connection, place, rows)
-        .on_conflict_do_nothing(index_elements=["org", "entity", "record_id"])
-        .returning(_TABLE.c.record_id)
-    )
-    return set((await connection.execute(statement)).scalars())
-
-
-def _insert_given(
-    connection: AsyncConnection, place: _Place, rows: Sequence[tuple[Any, ...]]
-) -> postgresql.Insert | sqlite.Insert:
-    given = given_rows(connection, COLUMNS, rows)
-    values = {
-        "org": literal(place.org, CleanText()),
-        "entity": literal(place.entity, CleanText()),
-        "state": literal(RecordState.PRESENT, CleanText()),
-        "state_since": literal(place.now, UTCDateTime()),
-        "source": literal(place.source, CleanText()),
-    }
-    return insert_on(connection, _TABLE).from_select(
-        [*COLUMNS, *values],
-        # Without a condition SQLite would take ON CONFLICT for the condition of a join.
-        select(*(given.c[name] for name in COLUMNS), *values.values()).where(sql("true")),
-        include_defaults=False,
-    )
-
-
 async def _lock(connection: AsyncConnection, org: str, entity: str, ids: Sequence[int]) -> dict[int, Facts]:
-    columns = [_TABLE.c.record_id, *(_TABLE.c[name] for name in _FACTS)]
-    locking = _by_key(connection, (org, entity), ids, columns, lock=True)
+    columns = [TABLE.c.record_id, *(TABLE.c[name] for name in _FACTS)]
+    locking = by_key(connection, (org, entity), ids, columns, lock=True)
     return {row[0]: Facts(*row[1:]) for row in await connection.execute(locking)}
 
 
-async def _replace(connection: AsyncConnection, place: _Place, rows: Sequence[tuple[Any, ...]]) -> None:
-    # They are all there and locked. An insertion that conflicts finds each by the primary key on either database; of an
-    # update from the given rows SQLite believes that it is cheaper to go through all records for each of them.
-    if connection.dialect.name != "postgresql":
-        await _put_each(connection, place, rows)
-        return
-    await connection.execute(_or_replace(_insert_given(connection, place, rows)))
-
-
-def _or_replace(insert: Any) -> Any:  # noqa: ANN401 - either dialect's
-    new = insert.excluded
-    present: ColumnElement[str] = literal_column(f"'{RecordState.PRESENT.value}'")
-    since = case((_TABLE.c.state == present, _TABLE.c.state_since), else_=new.state_since)
-    changed = {name: new[name] for name in (*COLUMNS, "state", "source") if name != "record_id"}
-    return insert.on_conflict_do_update(
-        index_elements=["org", "entity", "record_id"], set_={**changed, "state_since": since}
-    )
-
-
-@cache
-def _put_on_sqlite() -> tuple[str, tuple[str, ...]]:
-    """The statement that puts one row in its place, and the order of what it is given."""
-    names = (*COLUMNS, *_CONSTANTS)
-    statement = _or_replace(sqlite.insert(_TABLE).values({name: bindparam(name) for name in names}))
-    compiled = statement.compile(dialect=sqlite.dialect(paramstyle="qmark"))
-    return compiled.string, tuple(compiled.positiontup)
-
-
-async def _put_each(connection: AsyncConnection, place: _Place, rows: Sequence[tuple[Any, ...]]) -> None:
-    text, order = _put_on_sqlite()
-    constants = (place.org, place.entity, RecordState.PRESENT, place.now, place.source)
-    names = [*COLUMNS, *_CONSTANTS]
-    pick = itemgetter(*(names.index(name) for name in order))
-    same = sqlite_rows(_CONSTANTS, [constants])[0]
-    given = [pick([*row, *same]) for row in sqlite_rows(COLUMNS, rows)]
-    await connection.exec_driver_sql(text, given)
-
-
-def _judge(one: NewRecord, digest: str, before: Facts, place: _Place) -> Change:
+def _judge(one: NewRecord, digest: str, before: Facts, place: Place) -> Change:
     if before.state != RecordState.PRESENT:
         # Neither deleting nor restoring need change `updated_at`: what was seen later is true.
         if one.read_at <= before.read_at:
@@ -460,7 +259,7 @@ def _is_newer(one: NewRecord, updated_at: datetime | None, read_at: datetime) ->
     return one.updated_at > updated_at
 
 
-def _after(one: NewRecord, digest: str, place: _Place, since: datetime) -> Facts:
+def _after(one: NewRecord, digest: str, place: Place, since: datetime) -> Facts:
     return Facts(
         RecordState.PRESENT,
         one.name,
@@ -474,7 +273,3 @@ def _after(one: NewRecord, digest: str, place: _Place, since: datetime) -> Facts
         place.source,
         digest,
     )
-
-
-def _these(org: str, entity: str) -> ColumnElement[bool]:
-    return and_(_TABLE.c.org == org, _TABLE.c.entity == entity)

@@ -37,7 +37,7 @@ from tasks.errors import sentence_of
 from tasks.event_types import READ
 from tasks.record_reports import KindCount
 from tasks.record_session import RecordSession
-from tasks.records import new_record
+from tasks.records import new_record, note_parent
 
 OVERLAP = timedelta(minutes=1)
 """So far an incremental reading looks back behind what was seen: Kommo may show a change later than it dates it."""
@@ -243,7 +243,7 @@ class KindReader:
         """What can be read of a page; what cannot is named once and stops nothing."""
         if parent is None and self._kind.name.endswith("_notes"):
             entity = self._kind.resource.path.split("/")[-2]
-            parents: Sequence[tuple[str, int] | None] = [_note_parent(entity, item) for item in items]
+            parents: Sequence[tuple[str, int] | None] = [note_parent(entity, item) for item in items]
         else:
             parents = [parent] * len(items)
         rows = []
@@ -398,8 +398,3 @@ def _is_new(change: Change, reading: RecordSync) -> bool:
     """Whether a record that the mirror meets now was made after a whole reading, which did not have it."""
     created, before = change.after.created_at, reading.completed_at
     return created is not None and before is not None and created >= before.astimezone(UTC) - SKEW
-
-
-def _note_parent(entity: str, item: Raw) -> tuple[str, int] | None:
-    number = item.get("entity_id")
-    return (entity, number) if isinstance(number, int) and not isinstance(number, bool) else None

@@ -65,6 +65,12 @@ def new_record(
     )
 
 
+def note_parent(entity: str, item: Mapping[str, Any]) -> tuple[str, int] | None:
+    """What a note of this entity's belongs to: unlike other kinds it names its id only [D §3.9]."""
+    number = item.get("entity_id")
+    return (entity, number) if isinstance(number, int) and not isinstance(number, bool) else None
+
+
 def _parent(raw: Mapping[str, Any]) -> tuple[str | None, int | None]:
     """Tasks name what they belong to in the plural, events and talks in the singular [D §3.8, §3.10, §3.15]."""
     entity = raw.get("entity_type")
