@@ -50,6 +50,11 @@ class RetentionSettings(BaseSettings):
         "Sync runs, their snapshots, and versions that no kept snapshot shows: more than a year, so that a year can be "
         "compared with the one before.",
     )
+    record_versions_days: int = _days(
+        400,
+        "What records were before, where their history is kept: more than a year, so that a year can be compared with "
+        "the one before.",
+    )
     tokens_days: int = _days(
         100,
         "Used-up token pairs, sealed: no refresh token lives longer than three months, so none is of use by then.",

@@ -28,6 +28,7 @@ Age = Literal[
     "told",
     "actions",
     "runs",
+    "record_versions",
     "tokens",
     "consents",
     "completeness",

@@ -15,6 +15,7 @@ from store.database import Database, insert_on
 from store.mirror_facts import Change, ChangeKind, Facts, RecordState, StoredRecord
 from store.mirror_rows import NewRecord, digest_of_record, values_of
 from store.mirror_sql import ONE_OF, TABLE, Place, among, by_key, insert_unknown, replace_rows, these
+from store.record_history import keep_versions
 from store.rows import given_rows
 from store.types import CleanText, PlainJSON, UTCDateTime
 
@@ -109,6 +110,9 @@ async def _write(
         else:
             better.append((one, digest))
     if better:
+        replaced = {ChangeKind.UPDATED, ChangeKind.RESTORED}
+        ids = [one.record_id for one, _ in better if changes[one.record_id].kind in replaced]
+        await keep_versions(connection, (place.org, place.entity), ids, until=place.now)
         await replace_rows(connection, place, [values_of(*one) for one in better])
     for read_at, ids in same.items():
         await connection.execute(
@@ -180,6 +184,7 @@ async def mark_gone(
     )
     going = {one: facts for one, facts in before.items() if facts.state in leaves and facts.read_at <= now}
     if going:
+        await keep_versions(connection, (org, entity), list(going), until=now)
         await connection.execute(
             update(TABLE)
             .where(among(connection, (org, entity), list(going)))

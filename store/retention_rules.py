@@ -18,6 +18,7 @@ from store.tables import (
     ConnectionAuditRow,
     OAuthStateRow,
     OutboxRow,
+    RecordVersionRow,
     Snapshot,
     SnapshotHead,
     SyncRun,
@@ -32,7 +33,7 @@ _DELIVERY, _EVENT, _OUTBOX = table_of(WebhookDeliveryRow), table_of(WebhookEvent
 _ACTION, _AUDIT, _STATE = table_of(ActionRow), table_of(ConnectionAuditRow), table_of(OAuthStateRow)
 _RUN, _SNAPSHOT, _HEAD = table_of(SyncRun), table_of(Snapshot), table_of(SnapshotHead)
 _JOURNAL, _CONNECTION = table_of(TokenJournalRow), table_of(Connection)
-_COMPLETENESS = table_of(WebhookCompletenessRow)
+_COMPLETENESS, _VERSION = table_of(WebhookCompletenessRow), table_of(RecordVersionRow)
 
 RUNS_KEPT = 10
 """So many of an org's newest runs are kept at any age: one that is seldom synced has something to compare."""
@@ -246,6 +247,7 @@ RULES: tuple[Rule, ...] = (
         children=((_SNAPSHOT, "run_id"),),
     ),
     *_versions(),
+    _rising("record versions", _VERSION, "known_until", "record_versions"),
     _rising("tokens", _JOURNAL, "created_at", may_go=_used_up),
     Rule(
         "consents",
@@ -272,6 +274,7 @@ AGELESS: Mapping[str, str] = {
     "rate_budget": "one row for each account and outgoing address",
     "record": "the mirror: it holds what Kommo holds",
     "fleet_alarm": "one row for each kind of alarm",
+    "record_history": "one row for each org and kind whose history is kept",
     "record_sync": "one row for each org and kind",
     "refresh_claim": "one row for each org, whose serial only grows",
     "snapshot_head": "one row for each org and kind",

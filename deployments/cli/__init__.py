@@ -208,6 +208,12 @@ def _records() -> App:
     records.command(
         f"{place}:export", name="export", help="Write them into files: Parquet, CSV or JSON lines."
     )
+    place = "deployments.cli.record_history"
+    records.command(f"{place}:history", name="history", help="What a record is, and what it was before.")
+    records.command(
+        f"{place}:keep_history", name="keep-history", help="Keep what records were before, by kind."
+    )
+    records.command(f"{place}:forget", name="forget", help="Remove the content of a record that was deleted.")
     return records
 
 

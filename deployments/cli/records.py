@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ async def sync(org: str, *kinds: str, full: bool = False, json: bool = False) ->
     """
     from deployments.cli.sync import shown_progress
 
-    _check_kinds(kinds)
+    check_kinds(kinds)
     await must_be_known(org)
     with many_imports():
         from flows.sync_records import sync_records
@@ -158,7 +158,7 @@ async def show(
         from kommo.recordkinds import RECORD_KINDS
 
         raise WrongUseError(f"Name a kind, as in kommo records show {org} leads: {', '.join(RECORD_KINDS)}.")
-    _check_kinds([kind])
+    check_kinds([kind])
     async with open_database(Settings()) as database:
         if record_id is None:
             found = await list_records(database, org, kind, limit=limit)
@@ -194,8 +194,8 @@ async def show(
 async def sql(question: str, *, limit: int = 1_000, json: bool = False) -> None:
     """Ask in SQL; nothing can be changed by it.
 
-    Tables: record, record_sync. Views: current_leads, current_contacts, current_companies, current_tasks,
-    record_field_value, record_link, record_tag.
+    Tables: record, record_sync, record_version. Views: current_leads, current_contacts, current_companies,
+    current_tasks, record_field_value, record_link, record_tag, record_timeline.
 
     Args:
         question: One SELECT; - reads it from standard input.
@@ -245,7 +245,7 @@ async def export(
     from tasks.installation import open_database
     from tasks.record_export import Format, export_records
 
-    _check_kinds(kinds)
+    check_kinds(kinds)
     if format not in set(Format):
         raise WrongUseError(f"--format is one of {', '.join(Format)}, not {format!r}.")
     async with open_database(Settings()) as database:
@@ -292,7 +292,8 @@ def _export_progress(held: dict[str, int]) -> Iterator[Callable[[str, int], None
         yield step
 
 
-def _check_kinds(kinds: tuple[str, ...] | list[str]) -> None:
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Refuse a kind that there is not, in a sentence that names those that there are."""
     from kommo.recordkinds import RECORD_KINDS
 
     for kind in kinds:

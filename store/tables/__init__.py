@@ -20,7 +20,14 @@ from store.tables.crm import (
 from store.tables.fleet import SyncTurnRow
 from store.tables.inbox import BacklogTurnRow, WebhookDeliveryRow, WebhookEventRow, WebhookKeyRow
 from store.tables.outbox import ConnectionAuditRow, OutboxEndpointRow, OutboxRow, OutboxTurnRow
-from store.tables.records import RecordRow, RecordSyncRow, WebhookCompletenessRow, WebhookSubscriptionRow
+from store.tables.records import (
+    RecordHistoryRow,
+    RecordRow,
+    RecordSyncRow,
+    RecordVersionRow,
+    WebhookCompletenessRow,
+    WebhookSubscriptionRow,
+)
 from store.tables.runs import Snapshot, SnapshotHead, SyncRun
 from store.tables.tokens import RefreshClaimRow, TokenJournalRow
 
@@ -44,8 +51,10 @@ __all__ = [
     "Pipeline",
     "PipelineStatus",
     "RateBudgetRow",
+    "RecordHistoryRow",
     "RecordRow",
     "RecordSyncRow",
+    "RecordVersionRow",
     "RefreshClaimRow",
     "Snapshot",
     "SnapshotHead",

@@ -77,6 +77,42 @@ class RecordSyncRow(StoreModel, table=True):
     reason: str | None = text_column(null=True)
 
 
+class RecordHistoryRow(StoreModel, table=True):
+    """A kind of an org's records whose history is kept, and since when."""
+
+    __tablename__ = "record_history"
+    org: str = text_column(primary_key=True)
+    entity: str = text_column(primary_key=True)
+    since: datetime = time_column()
+
+
+class RecordVersionRow(StoreModel, table=True):
+    """What a record was until something else was known of it, where history is kept.
+
+    `known_until` is when that became known here, by our clock; the other columns are those of `record`.
+    """
+
+    __tablename__ = "record_version"
+    __table_args__ = (Index("ix_record_version_record", "org", "entity", "record_id", "id"),)
+    id: int | None = id_column()
+    org: str = text_column()
+    entity: str = text_column()
+    record_id: int = number_column(null=False)
+    name: str | None = text_column(null=True)
+    responsible_user_id: int | None = number_column()
+    status_id: int | None = number_column()
+    pipeline_id: int | None = number_column()
+    price: int | None = number_column()
+    updated_at: datetime | None = time_column(null=True)
+    raw: Any = json_column()
+    clean: Any = json_column(null=True)
+    state: str = text_column()
+    state_since: datetime = time_column()
+    read_at: datetime = time_column()
+    source: str = text_column()
+    known_until: datetime = time_column()
+
+
 class WebhookCompletenessRow(StoreModel, table=True):
     """Of the changes in a time, how many had come by webhook, and how many had to be repaired."""
 

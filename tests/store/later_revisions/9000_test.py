@@ -1,7 +1,9 @@
 """A revision of a later version, for the tests of a database that is behind."""
 
-revision = "0010_test"
-down_revision = "0009"
+from store import migrate
+
+revision = "9000_test"
+down_revision = max(path.name[:4] for path in (migrate._SCRIPTS / "versions").glob("0*.py"))
 branch_labels = None
 depends_on = None
 
