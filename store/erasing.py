@@ -4,13 +4,13 @@ Rows go in batches, so that no transaction is long; the connection goes last, so
 finds the org again and goes on. Nothing but one line of the audit is left.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Table, delete, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Table, delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.audit import add_audit
+from store.belonging import Who, rows_of, who_is
 from store.claims import revoke_claim
 from store.database import Database
 from store.errors import UnknownConnectionError
@@ -19,7 +19,6 @@ from store.tables import (
     Connection,
     ConnectionAuditRow,
     RateBudgetRow,
-    WebhookDeliveryRow,
     metadata,
     table_of,
 )
@@ -39,17 +38,7 @@ _AUDIT, _KEYS, _BUDGET, _CONNECTION = (
     table_of(RateBudgetRow),
     table_of(Connection),
 )
-_DELIVERY = table_of(WebhookDeliveryRow)
 _LAST = (_CONNECTION.name, _AUDIT.name)
-
-
-@dataclass(frozen=True)
-class _Who:
-    """The org, and what is its own alone: no account and no key of the budget that another org has as well."""
-
-    org: str
-    account_id: int | None = None
-    budget_keys: tuple[str, ...] = ()
 
 
 def _tables() -> list[Table]:
@@ -57,34 +46,16 @@ def _tables() -> list[Table]:
     return [table for table in reversed(metadata.sorted_tables) if "org" in table.c]
 
 
-def _rows_of(table: Table, who: _Who) -> ColumnElement[bool]:
-    if table.name == _AUDIT.name:
-        return (table.c.org == who.org) & (table.c.event != ERASED)
-    if table.name == _DELIVERY.name and who.account_id is not None:
-        # What came when nobody was connected to the account is kept under no org.
-        return or_(table.c.org == who.org, table.c.account_id == who.account_id)
-    return table.c.org == who.org
-
-
-async def _who(connection: AsyncConnection, org: str) -> _Who:
-    query = select(_CONNECTION.c.account_id, _CONNECTION.c.host).where(_CONNECTION.c.org == org)
-    row = (await connection.execute(query)).one_or_none()
-    if row is None:
-        return _Who(org)
-    shared = select(func.count()).where(
-        _CONNECTION.c.org != org,
-        or_(_CONNECTION.c.account_id == row.account_id, _CONNECTION.c.host == row.host),
-    )
-    if (await connection.execute(shared)).scalar_one():
-        return _Who(org)
-    return _Who(org, row.account_id, tuple(f"account:{name}" for name in (row.account_id, row.host) if name))
+def _rows_of(table: Table, who: Who) -> ColumnElement[bool]:
+    of_it = rows_of(table, who)
+    return of_it & (table.c.event != ERASED) if table.name == _AUDIT.name else of_it
 
 
 async def leftovers(db: Database, org: str) -> dict[str, int]:
     """What is stored of an org, in rows by table, but for the line of its erasure; tables without any are left out."""
     found: dict[str, int] = {}
     async with db.read() as connection:
-        who = await _who(connection, org)
+        who = await who_is(connection, org)
         for table in _tables():
             query = select(func.count()).select_from(table).where(_rows_of(table, who))
             found[table.name] = (await connection.execute(query)).scalar_one()
@@ -124,7 +95,7 @@ async def erase_rows(db: Database, org: str, *, by: str, now: datetime) -> dict[
         raise UnknownConnectionError(f"Nothing is stored of {org!r}. `kommo status` lists the orgs.")
     removed: dict[str, int] = {}
     async with db.begin() as connection:
-        who = await _who(connection, org)
+        who = await who_is(connection, org)
         # Whoever refreshes at this moment finds its claim taken, and saves nothing any more.
         await revoke_claim(connection, org, now)
     for table in _tables():

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import Table, select, tuple_
 
+from store.belonging import rows_of, who_is
 from store.database import Database
 from store.tables import metadata
 
@@ -33,7 +34,7 @@ def exported_tables() -> list[Table]:
     ]
 
 
-async def rows_of(db: Database, table: Table, org: str) -> AsyncIterator[list[dict[str, Any]]]:
+async def pages_of(db: Database, table: Table, org: str) -> AsyncIterator[list[dict[str, Any]]]:
     """The rows that a table holds of an org, in pages, by the order of its primary key.
 
     Each page is a read of its own, so that a large org holds up no writer; a row that changes meanwhile comes once, as
@@ -50,8 +51,10 @@ async def rows_of(db: Database, table: Table, org: str) -> AsyncIterator[list[di
     key = list(table.primary_key.columns)
     shown = [one for one in table.columns if one.name not in SECRET_COLUMNS.get(table.name, ())]
     last: tuple[Any, ...] | None = None
+    async with db.read() as connection:
+        of_it = rows_of(table, await who_is(connection, org))
     while True:
-        query = select(*shown).where(table.c.org == org).order_by(*key).limit(PAGE)
+        query = select(*shown).where(of_it).order_by(*key).limit(PAGE)
         if last is not None:
             query = query.where(tuple_(*key) > last if len(key) > 1 else key[0] > last[0])
         async with db.read() as connection:

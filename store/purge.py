@@ -5,6 +5,7 @@ from datetime import datetime
 from sqlalchemy import delete
 
 from store.audit import add_audit
+from store.belonging import rows_of, who_is
 from store.claims import revoke_claim
 from store.database import Database
 from store.outbox import DEAD, DELIVERED
@@ -30,12 +31,13 @@ async def purge_org(db: Database, org: str, *, now: datetime) -> dict[str, int]:
     """
     removed: dict[str, int] = {}
     async with db.begin() as connection:
+        who = await who_is(connection, org)
         await revoke_claim(connection, org, now)
         # Children before their parents: the reverse of the order in which tables can be made.
         for table in reversed(metadata.sorted_tables):
             if "org" in table.c and table.name not in _KEPT:
                 removed[table.name] = (
-                    await connection.execute(delete(table).where(table.c.org == org))
+                    await connection.execute(delete(table).where(rows_of(table, who)))
                 ).rowcount
         told = delete(_OUTBOX).where(_OUTBOX.c.org == org, _OUTBOX.c.state.in_((DELIVERED, DEAD)))
         removed[_OUTBOX.name] = (await connection.execute(told)).rowcount

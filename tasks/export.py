@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from kommo.clock import Clock, SystemClock
 from store.database import Database
 from store.errors import UnknownConnectionError
-from store.exporting import LEFT_OUT, exported_tables, rows_of
+from store.exporting import LEFT_OUT, exported_tables, pages_of
 from store.types import escape_halves
 from tasks.files import whole_file
 
@@ -61,7 +61,7 @@ async def export(org: str, file: Path, *, database: Database, clock: Clock | Non
             with packed.open(f"{table.name}.jsonl", "w", force_zip64=True) as lines:
                 digest = hashlib.sha256()
                 tables[table.name] = 0
-                async for rows in rows_of(database, table, org):
+                async for rows in pages_of(database, table, org):
                     await asyncio.to_thread(_write, lines, digest, rows)
                     tables[table.name] += len(rows)
             digests[table.name] = digest.hexdigest()

@@ -19,7 +19,7 @@ from store.connections import ConnectionRecord
 from store.database import Database
 from store.fleet import Round, count_due, end_turns, keep_turns, take_orgs
 from tasks.backlog_clients import OpenClients
-from tasks.progress import FleetProgress
+from tasks.progress import FleetProgress, try_to_show
 from tasks.publish import FAILING, publish_drift
 from tasks.reports import FleetReport, SyncReport
 from tasks.scopes import Scope
@@ -160,11 +160,17 @@ async def sync_page(session: FleetSession, page: FleetPage) -> FleetReport:
             report.count(done.org, done.outcome)
             session.note(done)
             if isinstance(done.outcome, SyncReport):
-                await publish_drift(done.outcome)
+                await try_to_show(publish_drift(done.outcome))
 
     async with _kept(session, page.orgs):
         await session.clients.read_ahead(page.connections)
-        await asyncio.gather(*(one(connection) for connection in page.connections))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for connection in page.connections:
+                    group.create_task(one(connection))
+        except BaseExceptionGroup as errors:
+            # What ends all of them is seldom more than one thing, the database for example; the first says which.
+            raise errors.exceptions[0] from None
     await session.progress.show()
     _log.info("%s: %d synced, %d failed", page, report.completed, report.failed)
     return report
@@ -177,7 +183,10 @@ async def _kept(session: FleetSession, orgs: Sequence[str]) -> AsyncIterator[Non
     async def keep() -> None:
         while True:
             await session.clock.sleep(_KEEP_EVERY)
-            await keep_turns(session.database, session.owner, orgs, TURN_SECONDS)
+            try:
+                await keep_turns(session.database, session.owner, orgs, TURN_SECONDS)
+            except Exception as error:  # noqa: BLE001 - a turn outlasts three failures; after that another run may take it
+                _log.warning("the turns of %d orgs were not kept up: %s", len(orgs), type(error).__name__)
 
     keeping = asyncio.create_task(keep())
     try:

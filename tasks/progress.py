@@ -1,6 +1,7 @@
 """How far a sync is: an artifact for the Prefect UI, and a listener for whoever waits at a terminal."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from uuid import UUID
@@ -21,6 +22,8 @@ class Step:
     under_way: str | None = None
 
 
+_log = logging.getLogger(__name__)
+
 Listener = Callable[[Step], None]
 _LISTENER: ContextVar[Listener | None] = ContextVar("sync_progress_listener", default=None)
 
@@ -40,6 +43,14 @@ def announce_under_way(org: str, group: str, done: int, total: int, how_far: str
     """Tell whoever listens how far a group is."""
     if listener := _LISTENER.get():
         listener(Step(org, group, done, total, failed=False, under_way=how_far))
+
+
+async def try_to_show(showing: Awaitable[object]) -> None:
+    """Await what only shows something: work must not fail because Prefect does not take it now."""
+    try:
+        await showing
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        _log.warning("not shown in Prefect: %s", type(error).__name__)
 
 
 class SyncProgress:
@@ -68,7 +79,7 @@ class SyncProgress:
         self._done += 1
         announce_step(self._org, group, self._done, self._total, failed=failed)
         if self._artifact is not None:
-            await aupdate_progress_artifact(self._artifact, 100.0 * self._done / self._total)
+            await try_to_show(aupdate_progress_artifact(self._artifact, 100.0 * self._done / self._total))
 
 
 class FleetProgress:
@@ -96,4 +107,4 @@ class FleetProgress:
     async def show(self) -> None:
         """Show how far it is."""
         if self._artifact is not None:
-            await aupdate_progress_artifact(self._artifact, 100.0 * self._done / self._total)
+            await try_to_show(aupdate_progress_artifact(self._artifact, 100.0 * self._done / self._total))

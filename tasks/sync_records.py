@@ -1,6 +1,5 @@
 """The task that reads one kind of records, and how far a run is with its kinds."""
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,13 +16,12 @@ from kommo.errors import KommoError
 from kommo.recordkinds import RECORD_KINDS
 from store.record_sync import RecordMode, count_records
 from tasks.errors import DataPlaneError
-from tasks.progress import announce_step, announce_under_way
+from tasks.progress import announce_step, announce_under_way, try_to_show
 from tasks.record_reading import KindReader
 from tasks.record_reports import KindCount, RecordsReport
 from tasks.record_session import RecordSession
 
 _SHOWN_EVERY = 5.0
-_log = logging.getLogger("tasks.records")
 
 
 class UnknownKindOfRecordsError(DataPlaneError):
@@ -144,14 +142,13 @@ class RecordsProgress:
     async def _show(self, done: float, told: str) -> None:
         if self._artifact is None:
             return
-        try:
-            await aupdate_progress_artifact(
+        await try_to_show(
+            aupdate_progress_artifact(
                 self._artifact,
                 100.0 * done / self._total,
                 description=f"Records of {self._session.org}: {told}",
             )
-        except Exception as error:  # noqa: BLE001 - a reading must not fail for what only shows it
-            _log.warning("the progress is not shown: %s", type(error).__name__)
+        )
 
 
 def _span(seconds: float) -> str:

@@ -19,6 +19,7 @@ from store.tables.base import (
 )
 
 _PENDING, _DEAD = sql("state = 'pending'"), sql("state = 'dead'")
+_NOBODYS = sql("org = ''")
 _FIRST, _UNREADABLE = sql("state <> 'duplicate'"), sql("state = 'unreadable'")
 
 
@@ -48,6 +49,12 @@ class WebhookDeliveryRow(StoreModel, table=True):
             *("org", "received_at", "delivery_id"),
             postgresql_where=_UNREADABLE,
             sqlite_where=_UNREADABLE,
+        ),
+        Index(
+            "ix_webhook_delivery_nobodys",
+            "account_id",
+            postgresql_where=_NOBODYS,
+            sqlite_where=_NOBODYS,
         ),
     )
     delivery_id: str = text_column(primary_key=True)

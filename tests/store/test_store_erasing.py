@@ -14,7 +14,8 @@ from store.audit import list_audit
 from store.database import Database
 from store.erasing import ERASED, ORGLESS, erase_rows, erased_at, leftovers
 from store.errors import UnknownConnectionError
-from store.exporting import LEFT_OUT, SECRET_COLUMNS, exported_tables, rows_of
+from store.exporting import LEFT_OUT, SECRET_COLUMNS, exported_tables, pages_of
+from store.purge import purge_org
 from store.tables import metadata
 from store.types import EpochSeconds, PlainJSON, UTCDateTime
 from tasks.export import export
@@ -130,6 +131,32 @@ async def test_an_erasure_that_was_cut_off_anywhere_is_made_good_by_the_next(
     assert await leftovers(db, "acme") == {}
 
 
+@pytest.mark.parametrize("how", ["erase", "purge"])
+async def test_what_came_for_its_account_when_nobody_was_connected_is_given_out_and_goes_with_it(
+    db: Database, tmp_path: Path, how: str
+) -> None:
+    await _filled(db)
+    deliveries = metadata.tables["webhook_delivery"]
+    async with db.begin() as connection:
+        for account in (100, 999):
+            row = _row(deliveries, "acme", account) | {
+                "org": "",
+                "delivery_id": f"nobodys-{account}",
+                "account_id": account,
+            }
+            await connection.execute(insert(deliveries).values(row))
+    before = (await _counts(db, "acme"))["webhook_delivery"]
+    report = await export("acme", tmp_path / "acme.zip", database=db)
+    assert report.tables["webhook_delivery"] == before + 1
+    if how == "erase":
+        await erase_rows(db, "acme", by="dpo", now=NOW)
+    else:
+        await purge_org(db, "acme", now=NOW)
+    async with db.read() as connection:
+        left = select(deliveries.c.delivery_id).where(deliveries.c.org == "")
+        assert list((await connection.execute(left)).scalars()) == ["nobodys-999"]
+
+
 async def test_two_orgs_on_one_account_do_not_erase_each_others_budget(db: Database) -> None:
     await _filled(db)
     connection_table = metadata.tables["connection"]
@@ -188,6 +215,6 @@ async def test_an_export_goes_through_all_pages(db: Database, monkeypatch: pytes
     await _filled(db)
     monkeypatch.setattr("store.exporting.PAGE", 2)
     for name, width in (("record", 3), ("webhook_event", 3), ("connection", 1)):
-        pages = [page async for page in rows_of(db, metadata.tables[name], "acme")]
+        pages = [page async for page in pages_of(db, metadata.tables[name], "acme")]
         assert sum(map(len, pages)) == width, name
         assert len(pages) == -(-width // 2)

@@ -1,6 +1,7 @@
 """What records were before: kept for the kinds where somebody asked for it, and a view of it beside what they are.
 
-A downgrade forgets what was kept.
+Beside it an index of the deliveries that came for an account that nobody was connected to: who erases or exports an org
+looks for them by the account. A downgrade forgets what was kept.
 """
 
 # ruff: noqa: S608 - the text is ours; the schema's name was checked when the address was read
@@ -79,9 +80,18 @@ def upgrade() -> None:
     )
     op.create_index("ix_record_version_record", "record_version", ["org", "entity", "record_id", "id"])
     _view()
+    nobodys = sa.text("org = ''")
+    op.create_index(
+        "ix_webhook_delivery_nobodys",
+        "webhook_delivery",
+        ["account_id"],
+        postgresql_where=nobodys,
+        sqlite_where=nobodys,
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("ix_webhook_delivery_nobodys", "webhook_delivery")
     op.execute(f"DROP VIEW {_place('record_timeline')}")
     op.drop_index("ix_record_version_record", "record_version")
     op.drop_table("record_version")
