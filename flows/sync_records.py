@@ -14,8 +14,9 @@ from blocks.settings import Settings
 from flows.parameters import Org
 from store.record_sync import RecordMode
 from tasks.errors import RecordsFailedError, sentence_of
+from tasks.record_opening import open_record_session
 from tasks.record_reports import KindCount, RecordsReport
-from tasks.record_session import RecordSession, open_record_session
+from tasks.record_session import RecordSession
 from tasks.sync_records import RecordsProgress, find_record_kinds, publish_records_report, read_records
 
 

@@ -1,21 +1,17 @@
-"""What one reading of an org's records works with: opened once per flow run, closed by `async with`."""
+"""What one reading of an org's records works with; it knows nothing of Prefect."""
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
-from blocks.settings import Settings
 from kommo.client import KommoClient
-from kommo.clock import Clock, SystemClock
+from kommo.clock import Clock
 from store.connections import ConnectionRecord
 from store.database import Database
 from store.dbclock import shared_time
 from store.webhook_keys import list_keys
 from tasks.effects import Source
-from tasks.installation import open_database
 from tasks.record_reports import KindCount
-from tasks.session import find_connection, open_client
 
 
 class RecordSession:
@@ -77,19 +73,3 @@ async def session_of(
         ahead=shared - clock.now(),
         told=bool(keys),
     )
-
-
-@asynccontextmanager
-async def open_record_session(
-    org: str, settings: Settings, *, clock: Clock | None = None
-) -> AsyncIterator[RecordSession]:
-    """Open what a reading of records needs.
-
-    Raises:
-        NotConnectedError: the org is not connected.
-    """
-    clock = clock or SystemClock()
-    async with open_database(settings) as database:
-        connection = await find_connection(database, org)
-        async with open_client(database, connection, settings, clock) as client:
-            yield await session_of(connection, client, database, clock)
