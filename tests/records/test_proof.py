@@ -42,9 +42,7 @@ async def test_s4_shifting_pages_end_with_what_kommo_has(db: Database) -> None:
             assert counted.added <= 60
 
 
-@pytest.mark.skipif(
-    not EVERY_ROUND, reason="each round imports Prefect in a process; test_reading has it in small"
-)
+@pytest.mark.seconds(4)
 async def test_s1_kill_9_then_again_no_false_delete_and_no_page_twice(
     db: Database, migrated_place: tuple[str, str]
 ) -> None:
