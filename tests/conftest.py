@@ -28,12 +28,16 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.runner import (
     runtestprotocol,
 )  # pytest's own way to run one test; plugins that repeat tests use it
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.util import LRUCache
 
+import store.engine
 from blocks.settings import Settings
 from tests.turns import LATE, my_turn
 
@@ -43,6 +47,25 @@ sys.dont_write_bytecode = False
 
 # Every client of Prefect's and of httpx reads all certificates anew, 20 ms of work for each of some thousand.
 ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]  # all can be hashed
+
+
+class _Statements(LRUCache[Any, Any]):
+    """Statements as SQL, by what they say: each test opens a database anew, and would have all of them made anew."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return super().get((key[0].name, *key[1:]), default)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__((key[0].name, *key[1:]), value)
+
+
+def _create_engine(url: Any, **options: Any) -> AsyncEngine:
+    options["execution_options"] = {**options.get("execution_options", {}), "compiled_cache": _STATEMENTS}
+    return create_async_engine(url, **options)
+
+
+_STATEMENTS = _Statements(2_000)
+store.engine.create_async_engine = _create_engine  # type: ignore[attr-defined]  # it is only imported there
 
 KEPT = Path(__file__).parents[1] / ".pytest_cache"
 FULL = os.environ.get("KOMMO_TEST_ROUNDS") == "full"
