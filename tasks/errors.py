@@ -127,6 +127,17 @@ class ActionFailedError(DataPlaneError):
         super().__init__(f"The action {record.action_id} ({record.kind}) is {record.state}. {record.reason}")
 
 
+class ActionNotDoneError(DataPlaneError):
+    """An action has not come to its end yet; `record` says how it stands."""
+
+    def __init__(self, record: "ActionRecord") -> None:
+        self.record = record
+        super().__init__(
+            f"The action {record.action_id} ({record.kind}) is not done yet: it is {record.state}. The flow "
+            f"settle-actions goes on with it; the same command with --key {record.idempotency_key} says how it stands."
+        )
+
+
 class RefreshRunFailedError(DataPlaneError):
     """Not one of the connections that were due could be refreshed."""
 

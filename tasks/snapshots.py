@@ -1,5 +1,6 @@
 """The task that reads one group of kinds from Kommo and saves it as one snapshot."""
 
+import asyncio
 from typing import Any
 
 from prefect import task
@@ -9,10 +10,17 @@ from prefect.tasks import Task
 
 from kommo.errors import KommoError
 from store.snapshots import Saved, fail_snapshot, save_snapshot
-from tasks.errors import sentence_of
+from tasks.errors import DataPlaneError, sentence_of
 from tasks.readers import read_group
 from tasks.scopes import KINDS_OF_GROUP, Group
 from tasks.session import SyncSession
+
+LONGEST = 900.0
+"""Seconds for one group: a handful of requests. Whatever may hang, a sync ends, and says which group it was."""
+
+
+class GroupTookTooLongError(DataPlaneError):
+    """A group of kinds was not read and saved in time."""
 
 
 async def _worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -47,17 +55,8 @@ async def snapshot_group(session: SyncSession, group: Group) -> dict[str, Saved]
 
 async def save_group(session: SyncSession, group: Group) -> dict[str, Saved]:
     """The same without a task run of its own: where one is made for many orgs."""
-    read_started_at = session.clock.now()
     try:
-        rows = await read_group(session, group)
-        return await save_snapshot(
-            session.database,
-            session.run_id,
-            session.org,
-            rows,
-            read_started_at=read_started_at,
-            now=session.clock.now(),
-        )
+        return await _read_and_saved(session, group)
     except Exception as error:
         await fail_snapshot(
             session.database,
@@ -68,3 +67,24 @@ async def save_group(session: SyncSession, group: Group) -> dict[str, Saved]:
             now=session.clock.now(),
         )
         raise
+
+
+async def _read_and_saved(session: SyncSession, group: Group) -> dict[str, Saved]:
+    read_started_at = session.clock.now()
+    try:
+        async with asyncio.timeout(LONGEST):
+            rows = await read_group(session, group)
+            return await save_snapshot(
+                session.database,
+                session.run_id,
+                session.org,
+                rows,
+                read_started_at=read_started_at,
+                now=session.clock.now(),
+            )
+    except TimeoutError:
+        pass
+    raise GroupTookTooLongError(
+        f"The {group} were not read and saved within {LONGEST / 60:.0f} minutes; what was there before stays. "
+        "Sync again; `kommo budget` shows what else waits for its turn."
+    )

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from deployments.cli.output import cell, print_json, say, state_text, table
 from deployments.cli.run import WrongUseError, many_imports
 
+_PATIENCE = 70.0
+"""Seconds; less than an action is worked on."""
+
 if TYPE_CHECKING:
     from store.actions import ActionRecord
 
@@ -127,10 +130,10 @@ def _refuse(word: str) -> None:
 
 async def _perform(kind: str, org: str, values: dict[str, Any], key: str | None, *, json: bool) -> None:
     with many_imports():
-        from tasks.actions import ActionKind, check_key, make_wish, open_action_session, perform
+        from tasks.actions import ActionKind, Options, check_key, make_wish, open_action_session, perform
     from blocks.settings import Settings
     from store.actions import ActionState
-    from tasks.errors import ActionFailedError, InvalidActionError
+    from tasks.errors import ActionFailedError, ActionNotDoneError, InvalidActionError
 
     try:
         wish, key = make_wish(ActionKind(kind), values), check_key(uuid.uuid4().hex if key is None else key)
@@ -138,7 +141,8 @@ async def _perform(kind: str, org: str, values: dict[str, Any], key: str | None,
         raise WrongUseError(str(error)) from None
     if not json:
         say(f"Idempotency key: {key}")  # first, so that it is there whatever comes
-    async with open_action_session(Settings()) as session:
+    # Where Prefect's small server has to be started first, that takes half a minute of it.
+    async with open_action_session(Settings(), options=Options(patience=_PATIENCE)) as session:
         record = await perform(session, org, wish, key)
     if json:
         print_json(record)
@@ -146,6 +150,8 @@ async def _perform(kind: str, org: str, values: dict[str, Any], key: str | None,
         raise ActionFailedError(record)
     if not json:
         _show(record)
+    if record.state is not ActionState.CONFIRMED:
+        raise ActionNotDoneError(record)
 
 
 async def show_all(

@@ -22,9 +22,11 @@ async def connect(
     org: str,
     *,
     domain: str | None = None,
-    token: Annotated[str | None, Parameter(env_var="KOMMO_TOKEN", show_env_var=True)] = None,
+    token: Annotated[
+        str | None, Parameter(env_var="KOMMO_TOKEN", show_env_var=True, allow_leading_hyphen=True)
+    ] = None,
     browser: bool = False,
-    code: str | None = None,
+    code: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     replace: bool = False,
     json: bool = False,
 ) -> None:

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from cyclopts import Parameter
 from rich.progress import Progress, TaskID
 
 from deployments.cli.output import ago, cell, err, print_json, say, state_text, table
@@ -191,7 +192,9 @@ async def show(
     )
 
 
-async def sql(question: str, *, limit: int = 1_000, json: bool = False) -> None:
+async def sql(
+    question: Annotated[str, Parameter(allow_leading_hyphen=True)], *, limit: int = 1_000, json: bool = False
+) -> None:
     """Ask in SQL; nothing can be changed by it.
 
     Tables: record, record_sync, record_version. Views: current_leads, current_contacts, current_companies,

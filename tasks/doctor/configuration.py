@@ -92,10 +92,11 @@ async def _integration(around: Surroundings) -> list[Finding]:
             "The redirect URI does not begin with https://, and Kommo sends people to no other.",
             "export KOMMO_REDIRECT_URI=https://…, the same as in the integration's settings at Kommo",
         )
-    if app.app_url and urlsplit(app.redirect_uri).netloc != urlsplit(app.app_url).netloc:
+    ours = {urlsplit(url).netloc for url in (app.app_url, around.settings.webhook_url) if url}
+    if ours and urlsplit(app.redirect_uri).netloc not in ours:
         return warning(
-            "The redirect URI is not under APP_URL: people come back somewhere else than to the product.",
-            "see that it leads to the gateway; else export KOMMO_REDIRECT_URI to one under APP_URL",
+            "The redirect URI is neither under APP_URL nor where webhooks come in: does it lead to the gateway?",
+            "see that it leads to the gateway; else export KOMMO_REDIRECT_URI to one that does",
         )
     return ok("Client id, secret and redirect URI are set.")
 

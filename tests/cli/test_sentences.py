@@ -22,6 +22,7 @@ from prefect.settings import (
 )
 
 from blocks.settings import Settings
+from deployments.cli import build_app
 from deployments.cli.connect import connect
 from deployments.cli.refresh import disconnect, refresh
 from deployments.cli.run import WrongUseError, exit_code
@@ -258,3 +259,16 @@ def _is_running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["connect", "acme", "--domain", "acme.kommo.com", "--token", "-"], "token"),
+        (["connect", "acme", "--domain", "acme.kommo.com", "--code", "-"], "code"),
+        (["records", "sql", "-"], "question"),
+    ],
+)
+def test_a_dash_for_standard_input_is_taken_where_the_help_says_so(words: list[str], name: str) -> None:
+    _, bound, _ = build_app().parse_args(words, exit_on_error=False)
+    assert bound.arguments[name] == "-"
