@@ -169,7 +169,7 @@ def test_a_unit_comes_again_after_every_end_and_gives_up_its_rights(name: str) -
     assert unit.keys["Restart"] == "always"
     assert unit.keys["RestartSec"] == "5"
     assert unit.keys["StartLimitIntervalSec"] == "0"
-    assert unit.keys["User"] == "kommo"
+    assert unit.keys["User"] == ("prefect" if name.startswith("kommo-prefect") else "kommo")
     assert unit.keys["NoNewPrivileges"] == "yes"
     assert unit.keys["ProtectSystem"] == "strict"
     # Prefect's secrets are for Prefect's server alone.

@@ -117,6 +117,7 @@ class House:
             {
                 "/opt/kommo/venv/bin": str(PROGRAMS),
                 "/var/lib/kommo": str(self.folder / "state"),
+                "/var/lib/prefect": str(self.folder / "state"),
                 "/etc/kommo": str(self.folder / "etc"),
                 "--port 8020": f"--port {self.ports['gateway']}",
             },
