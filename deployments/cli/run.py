@@ -1,6 +1,6 @@
 """How a command runs: a quiet Prefect, one place where errors become sentences and exit codes.
 
-Exit codes: 0 done, 1 failed with a sentence that says what to do, 2 wrong use.
+Exit codes: 0 done, 1 failed with a sentence that says what to do, 2 wrong use, 130 interrupted (143 by SIGTERM).
 """
 
 import contextlib
