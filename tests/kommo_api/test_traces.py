@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import SecretStr
 
+from kommo import tracing
 from kommo.auth import OAuthApp, OAuthClient
 from kommo.budget import InProcessBudget, Lane
 from kommo.catalogue import CATALOGUE, pattern_of
@@ -23,7 +24,7 @@ from kommo.errors import KommoError
 from kommo.transport import Transport
 from tests.kommo_api.support import InstantClock, client_of, raw_server, reply
 from tests.kommo_api.test_secrets import BODY_CANARY, CANARY, QUERY_CANARY, WAYS
-from tests.tracing import traced
+from tests.tracing import Spans, traced
 
 ID = ("X-Request-Id", "kommo-4711")
 
@@ -106,6 +107,28 @@ async def test_requests_of_one_run_are_one_trace_and_those_of_another_another() 
                 await client.get("/api/v4/account")
     one, two, three = [span.context.trace_id for span in spans.all if span.context]
     assert one == two != three
+
+
+def test_a_sampler_decides_alike_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.5")
+    requests = [f"request-{number}" for number in range(60)]
+    with traced() as gateway:
+        for reference in requests:
+            with tracing.span("request", {"kommo.reference": reference}, reference=reference, first=True):
+                pass
+    with traced() as worker:
+        for reference in requests:
+            with tracing.span("attempt", {"kommo.reference": reference}, reference=reference):
+                pass
+        since = time.time_ns()
+        tracing.told("effect", [(one, {"kommo.reference": one}) for one in requests], since=since)
+
+    def seen(spans: Spans, name: str) -> set[object]:
+        return {(one.attributes or {}).get("kommo.reference") for one in spans.named(name)}
+
+    assert seen(gateway, "request") == seen(worker, "attempt") == seen(worker, "effect")
+    assert 10 < len(seen(gateway, "request")) < 50
 
 
 SENDS = """
