@@ -14,7 +14,6 @@ from prefect.client.schemas.objects import WorkPool, WorkQueue
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
-from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
 from deployments.catalogue import TAG, Queue
 from deployments.plan import Plan, Planned
@@ -308,6 +307,11 @@ async def _put(client: PrefectClient, plan: Plan, planned: Planned, kept: Deploy
 async def _apply_pool(client: PrefectClient, plan: Plan, found: _Found) -> None:
     assert plan.pool is not None  # noqa: S101 - for the type checker; the caller has looked
     if found.pool is None:
+        # Imported where it is needed: with it come Prefect's workers and its runner, a third of a second.
+        from prefect.workers.utilities import (  # noqa: PLC0415
+            get_default_base_job_template_for_infrastructure_type,
+        )
+
         template = await get_default_base_job_template_for_infrastructure_type(plan.pool_type)
         if template is None:
             raise DeployError(

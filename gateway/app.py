@@ -73,6 +73,8 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
         # The viewers that FastAPI has load their scripts from elsewhere; the document itself is at /openapi.json.
         docs_url=None,
         redoc_url=None,
+        # Its own traces would hold paths with keys, and queries with codes: ours are in gateway.middleware.
+        telemetry={"tracing": False, "logs": False, "auto_configure": False},
         # What a door is called in the document is what its function is called here: clients are made from it.
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,

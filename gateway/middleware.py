@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.answers import refused
+from kommo import tracing
 from store.reference import REFERENCE
 from tasks.errors import place_of
 
@@ -21,6 +22,8 @@ LONGEST_TARGET = 16 * 1024
 LONGEST_HEADERS = 32 * 1024
 LARGEST_BODY = 1024 * 1024
 _LONGEST_SHOWN = 24
+_TRACED = "/api/"
+"""What begins like this is a request for something; who asks whether the process lives would fill the traces."""
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
 
 _access = logging.getLogger("gateway.access")
@@ -76,6 +79,23 @@ class FrontDoor:
         state = scope.setdefault("state", {})
         reference = state["reference"] = _reference(scope)
         REFERENCE.set(reference)
+        if not (tracing.is_on() and scope["path"].startswith(_TRACED)):
+            await self._answer(scope, receive, send)
+            return
+        with tracing.span(_method(scope), kind=tracing.Kind.SERVER, reference=reference, first=True) as span:
+            try:
+                status = await self._answer(scope, receive, send)
+                if status >= 500:
+                    span.failed(str(status))
+                span.note({"http.response.status_code": status})
+            finally:
+                known = _known(scope)
+                span.rename(f"{_method(scope)} {known['http.route'] or ''}".rstrip())
+                span.note(known)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Let the inside answer; the status."""
+        state, reference = scope["state"], reference_of(scope)
         began, status = time.perf_counter(), 0
 
         async def guarded(message: Message) -> None:
@@ -125,6 +145,7 @@ class FrontDoor:
                     reference,
                     extra={"org": state.get("org"), "delivery": state.get("delivery")},
                 )
+        return status
 
 
 class Limits:
@@ -186,6 +207,18 @@ def shown_path(scope: Scope) -> str:
         part if len(part) <= _LONGEST_SHOWN and part.isascii() and part.isprintable() else "…"
         for part in parts
     )
+
+
+def _known(scope: Scope) -> tracing.Values:
+    """What a trace may know of a request: the door's pattern, not its path, which may hold a key."""
+    route, state = scope.get("route"), scope["state"]
+    return {
+        "http.request.method": _method(scope),
+        "http.route": None if route is None else str(route.path),
+        "kommo.reference": state["reference"],
+        "kommo.org": state.get("org"),
+        "kommo.delivery": state.get("delivery"),
+    }
 
 
 def _method(scope: Scope) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,6 +24,7 @@ from gateway.intake import Capacity, Intake, TooBusyError, running_intake
 from gateway.middleware import reference_of
 from gateway.remembered import LookupBusyError, Remembered
 from gateway.writer import running_writer
+from kommo import tracing
 from kommo.clock import Clock
 from kommo.webhooks import BodyTooLargeError, UnreadableBodyError, is_understood, parse
 from store.database import Database
@@ -230,9 +231,9 @@ class KeyDoor(_Door):
                 _log.warning("a delivery of account %s came by the key of %s", read.account_id, key.org)
                 raise Refusal(400, "The body is not of the account that this address is for.")
             scope["state"]["org"] = key.org
-            await doors.intake.put(
-                [_delivery(doors, request, read, door="key", org=key.org, reference=reference_of(scope))]
-            )
+            made = _delivery(doors, request, read, door="key", org=key.org, reference=reference_of(scope))
+            scope["state"]["delivery"] = made.delivery_id
+            await _put(doors, [made])
         return True
 
 
@@ -261,8 +262,12 @@ class SignedDoor(_Door):
                 # Nobody's. It is kept all the same: whoever looks for it finds it, with the reason.
                 orgs, read = ("",), read.without_org()
             reference = reference_of(scope)
-            await doors.intake.put(
-                [_delivery(doors, request, read, door="signed", org=org, reference=reference) for org in orgs]
+            await _put(
+                doors,
+                [
+                    _delivery(doors, request, read, door="signed", org=org, reference=reference)
+                    for org in orgs
+                ],
             )
         return True
 
@@ -364,6 +369,12 @@ def _parsed(body: bytes, request: _Request) -> _Read:
             body, None, (), f"Reading it failed ({type(error).__name__}). That is a fault of this program."
         )
     return _Read(body, told.account_id, inbox_events(told))
+
+
+async def _put(doors: WebhookDoors, made: Sequence[NewDelivery]) -> None:
+    """Have deliveries written, and let a trace show how long that took."""
+    with tracing.span("inbox.commit", {"kommo.events": sum(len(one.events) for one in made)}):
+        await doors.intake.put(made)
 
 
 def _delivery(

@@ -210,3 +210,16 @@ _ROWS = (
 
 CATALOGUE: Mapping[str, Resource] = MappingProxyType({row.name: row for row in _ROWS})
 """Every list by its name."""
+
+_WORDS = frozenset(
+    word for row in _ROWS for word in row.path.split("/") if not word.startswith("{")
+) | frozenset({"send_message", "oauth2", "access_token", "account", "current", "subdomain"})
+
+
+def pattern_of(path: str) -> str:
+    """A path as it may stand anywhere: what is not one of the API's own words is an id, and left out.
+
+    Args:
+        path: Path, such as ``/api/v4/leads/5``; of this one, ``/api/v4/leads/{id}``.
+    """
+    return "/".join(word if word in _WORDS else "{id}" for word in path.split("/"))

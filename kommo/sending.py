@@ -6,15 +6,17 @@ Shared by everything that calls Kommo: the client of an account and the token en
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from pydantic import SecretStr
 
+from kommo import tracing
 from kommo.answers import asked_to_wait, data_from_body, error_from_answer
 from kommo.budget import Lane, RateBudget, Turn, too_long, wait_for_turn
+from kommo.catalogue import pattern_of
 from kommo.clock import Clock
 from kommo.errors import ErrorKind, KommoError
 from kommo.hosts import Host
@@ -26,6 +28,7 @@ LONGEST_HOLD = 20.0
 """Seconds after which a connection that waited for its turn is not trusted with a write any more: if Kommo had closed
 it, the write would look as if it might have been done."""
 
+_Waited = TypeVar("_Waited")
 _GATES = 10  # so often a turn may grow late while the caller's own gate is passed
 _OUTCOME_UNKNOWN = frozenset(
     {
@@ -123,7 +126,10 @@ class Sender:
         Raises:
             KommoError: There was no whole answer, or no turn; see ``Transport.send`` and ``wait_for_turn``.
         """
-        return await self._send(ask, self._keys(account_key), gate, patience, renewed=False)
+        keys, waits = self._keys(account_key), _Waits(self._clock)
+        if not tracing.is_on():
+            return await self._send(ask, keys, gate, patience, waits, renewed=False)
+        return await self._traced(ask, keys, gate, patience, waits)
 
     async def error_of(self, ask: Ask, raw: RawAnswer, account_key: str | None) -> KommoError:
         """Make an answer that is no success into its error, and slow everybody down if it asks for that.
@@ -157,16 +163,47 @@ class Sender:
     def _keys(self, account_key: str | None) -> tuple[str, ...]:
         return (self._egress_key,) if account_key is None else (account_key, self._egress_key)
 
-    async def _send(
-        self, ask: Ask, keys: tuple[str, ...], gate: Gate | None, patience: float, *, renewed: bool
+    async def _traced(
+        self, ask: Ask, keys: tuple[str, ...], gate: Gate | None, patience: float, waits: "_Waits"
     ) -> RawAnswer:
-        await self._until_quiet_ends(keys, patience)
+        """Send, and let a span say how it went: by words and numbers only."""
+        pattern = pattern_of(ask.path)
+        known = {
+            "http.request.method": ask.method,
+            "url.template": pattern,
+            "server.address": ask.host.name,
+            "kommo.lane": self._lane.value,
+        }
+        with tracing.span(f"{ask.method} {pattern}", known, kind=tracing.Kind.CLIENT) as span:
+            try:
+                raw = await self._send(ask, keys, gate, patience, waits, renewed=False)
+            except KommoError as error:
+                span.failed(error.kind.value)
+                raise
+            finally:
+                span.note({"kommo.budget.waited_ms": round(waits.seconds * 1000, 1)})
+            span.note({"http.response.status_code": raw.status, "kommo.request_id": raw.request_id})
+            if raw.status >= 400:
+                span.failed(str(raw.status))
+            return raw
+
+    async def _send(
+        self,
+        ask: Ask,
+        keys: tuple[str, ...],
+        gate: Gate | None,
+        patience: float,
+        waits: "_Waits",
+        *,
+        renewed: bool,
+    ) -> RawAnswer:
+        await waits.of(self._until_quiet_ends(keys, patience))
         opened = self._clock.monotonic()
 
         async def gates() -> None:
             # The turn is taken here, on a standing connection: making one takes longer than a turn is good for.
             for _ in range(_GATES):
-                turn = await self._turn(keys, patience)
+                turn = await waits.of(self._turn(keys, patience))
                 if ask.writes and not renewed and self._clock.monotonic() - opened > LONGEST_HOLD:
                     raise _HeldTooLongError
                 if gate is not None:
@@ -189,7 +226,7 @@ class Sender:
             )
         except _HeldTooLongError:
             pass
-        return await self._send(ask, keys, gate, patience, renewed=True)
+        return await self._send(ask, keys, gate, patience, waits, renewed=True)
 
     async def _turn(self, keys: tuple[str, ...], patience: float) -> Turn:
         """Wait for a turn; one that was granted before a 429 came in is not used any more (R2)."""
@@ -262,6 +299,21 @@ def malformed(ask: Ask, raw: RawAnswer, detail: str) -> KommoError:
         request_id=raw.request_id,
         detail=detail,
     )
+
+
+@dataclass(slots=True)
+class _Waits:
+    """For how long a request has waited for the budget."""
+
+    clock: Clock
+    seconds: float = 0.0
+
+    async def of(self, waiting: Awaitable[_Waited]) -> _Waited:
+        begun = self.clock.monotonic()
+        try:
+            return await waiting
+        finally:
+            self.seconds += self.clock.monotonic() - begun
 
 
 class _HeldTooLongError(Exception):

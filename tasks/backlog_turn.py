@@ -7,11 +7,13 @@ an outage, credentials) lets the whole org rest for a while and counts for no ev
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from kommo import tracing
 from kommo.client import KommoClient
 from kommo.clock import Clock
 from store.backlog import Failure, Turn, fail_events, keep_turn, pending_events
@@ -123,6 +125,14 @@ class TurnWorker:
             DatabaseUnavailableError: nothing can be written; the turn ends by itself.
             DatabaseForbiddenError: likewise.
         """
+        with tracing.span("webhook.turn", {"kommo.org": turn.org}) as span:
+            report = await self._worked(turn)
+            span.note({"kommo.events": report.taken, "kommo.events.done": report.done})
+            if report.lost or report.trouble is not None:
+                span.failed("turn lost" if report.lost else "trouble")
+        return report
+
+    async def _worked(self, turn: Turn) -> TurnReport:
         report, begun = TurnReport(turn.org), self._clock.monotonic()
         try:
             await self._work(turn, report, begun)
@@ -203,7 +213,7 @@ class TurnWorker:
         await self._fail(work, [(events, reason) for events, reason in blamed if reason is not None])
 
     async def _write(self, work: "_Work", findings: Sequence[Finding], read_at: datetime) -> None:
-        batch = Batch(work.turn, work.source, findings, read_at)
+        batch, since = Batch(work.turn, work.source, findings, read_at), time.time_ns()
         written = await write_batch(self._database, batch, self._clock)
         work.report.done += len(written.outcomes)
         for event in written.told:
@@ -212,8 +222,8 @@ class TurnWorker:
             if len(told.ids) < _IDS_SHOWN:
                 told.ids.append(event.payload["id"])
         events = {event.id: event for finding in findings for event in finding.group.events}
-        if _log.isEnabledFor(logging.INFO):
-            _log_settled(work.turn.org, [events[number] for number, _ in written.outcomes])
+        if tracing.is_on() or _log.isEnabledFor(logging.INFO):
+            _tell_settled(work.turn.org, [events[number] for number, _ in written.outcomes], since)
         await self._fail(work, [((events[number],), reason) for number, reason in written.failures])
 
     async def _fail(self, work: "_Work", failed: Iterable[tuple[Sequence[StoredEvent], str]]) -> None:
@@ -241,15 +251,30 @@ class TurnWorker:
         return self._clock.now().timestamp()
 
 
-def _log_settled(org: str, events: Iterable[StoredEvent]) -> None:
-    """One line for each delivery: by its request's id it is found again, from the gateway to the product."""
-    for (delivery, reference), count in Counter((one.delivery_id, one.reference) for one in events).items():
+def _tell_settled(org: str, events: Iterable[StoredEvent], since: int) -> None:
+    """One line, and one span, for each delivery: by its request's id it is found from the gateway to the product."""
+    settled = Counter((one.delivery_id, one.reference) for one in events)
+    for (delivery, reference), count in settled.items():
         _log.info(
             "%d %s settled",
             count,
             "event" if count == 1 else "events",
             extra=followed(org, reference, delivery=delivery),
         )
+    tracing.told(
+        "webhook.effect",
+        [(reference, _known(org, reference, one, count)) for (one, reference), count in settled.items()],
+        since=since,
+    )
+
+
+def _known(org: str, reference: str | None, delivery: str, count: int) -> tracing.Values:
+    return {
+        "kommo.org": org,
+        "kommo.reference": reference,
+        "kommo.delivery": delivery,
+        "kommo.events": count,
+    }
 
 
 @dataclass(frozen=True)

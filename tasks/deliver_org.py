@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
 
+from kommo import tracing
 from kommo.clock import Clock
 from store.database import Database
 from store.errors import DatabaseUnavailableError
@@ -115,7 +116,7 @@ class Sending:
                 return None
             self.counts.posts += 1
             begun = self.clock.monotonic()
-            posted = await self._post(event)
+            posted = await self._traced(event)
         judgement = self._judge(event, posted)
         held_up = self.clock.monotonic() - begun > 2 * self.options.timeout
         if held_up and judgement.verdict is not Verdict.TAKEN:
@@ -137,13 +138,32 @@ class Sending:
             return replace(judgement, verdict=Verdict.REFUSED)
         return judgement
 
+    async def _traced(self, event: OutboxRecord) -> Posted:
+        """One attempt as a span of the request that the event comes of."""
+        known = {
+            "kommo.org": event.org,
+            "kommo.reference": event.reference,
+            "kommo.event": event.event_id,
+            "kommo.event.type": event.type,
+            "kommo.attempt": event.attempts + 1,
+        }
+        with tracing.span(
+            "outbox.deliver", known, kind=tracing.Kind.CLIENT, reference=event.reference
+        ) as span:
+            posted = await self._post(event)
+            span.note({"http.response.status_code": posted.status})
+            if posted.status is None or not 200 <= posted.status < 300:
+                span.failed(posted.outcome.value if posted.status is None else str(posted.status))
+        return posted
+
     async def _post(self, event: OutboxRecord) -> Posted:
         try:
             body = cloud_event(event)
             headers = self._signer.headers(event.event_id, int(self.clock.now().timestamp()), body)
             if event.reference is not None:
                 headers["x-request-id"] = event.reference
-            return await self._poster.post({"content-type": CONTENT_TYPE, **headers}, body)
+            more = {"content-type": CONTENT_TYPE, **tracing.headers()}
+            return await self._poster.post({**more, **headers}, body)
         except Exception as error:  # noqa: BLE001 - whatever this one event does to us, the others go on
             _log.error("Event %s could not be sent (%s).", event.event_id, type(error).__name__)
             return Posted(Outcome.BROKEN)

@@ -49,7 +49,7 @@ class JsonLines(logging.Formatter):
                 line[name] = value
         if "request_id" not in line and (reference := current_reference()) is not None:
             line["request_id"] = reference
-        if "run" not in line and (run := _flow_run()) is not None:
+        if "run" not in line and (run := flow_run()) is not None:
             line["run"] = run
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = record.exc_info[0].__name__
@@ -86,7 +86,7 @@ def log_json() -> None:
                 found.handlers = [ours, *(one for one in found.handlers if one not in consoles)]
 
 
-def _flow_run() -> str | None:
+def flow_run() -> str | None:
     """Prefect's id of the flow run at work here. Prefect is not imported for it."""
     context = sys.modules.get("prefect.context")
     if context is None:

@@ -11,6 +11,7 @@ EXPORT = [
     "--quiet",
     "--no-dev",
     "--extra=service",
+    "--extra=otel",
     "--no-emit-project",
     "--format",
     "requirements-txt",

@@ -15,13 +15,19 @@ Connect Kommo (amoCRM) accounts, keep versioned snapshots of their set-up, see w
 Start with `kommo demo`: it needs no account and no key. Then `kommo connect ORG --domain SUBDOMAIN.kommo.com`,
 `kommo sync ORG` and `kommo snapshot show ORG pipelines`.
 
-Exit codes: 0 done · 1 failed, with a sentence that says what to do · 2 wrong use.
+Exit codes: 0 done · 1 failed, with a sentence that says what to do · 2 wrong use · 130 interrupted.
 """
 
 
 def build_app() -> App:
     """The command tree."""
-    app = GroupedApp(name="kommo", help=HELP, version_flags=["--version"], version=_version)
+    app = GroupedApp(
+        name="kommo",
+        help=HELP,
+        version_flags=["--version"],
+        version=_version,
+        suppress_keyboard_interrupt=False,  # else it leaves without our sentence
+    )
     app.command(
         "deployments.cli.demo:demo", name="demo", help="See it all work in a minute, on a stand-in for Kommo."
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from deployments.cli.asking import ask
 from deployments.cli.output import cell, err, out, print_json, say
 from deployments.cli.run import WrongUseError, many_imports
 
@@ -125,9 +126,7 @@ def _token(token: str | None) -> str:
     if token == _STANDARD_INPUT:
         token = sys.stdin.readline()
     elif token is None and sys.stdin.isatty():
-        from getpass import getpass
-
-        token = getpass("Long-lived token: ")
+        token = ask("Long-lived token", hidden=True)
     token = (token or "").strip()
     os.environ.pop("KOMMO_TOKEN", None)  # what this process starts later need not inherit it
     if not token:

@@ -24,6 +24,12 @@ async def gateway(*, host: str = "127.0.0.1", port: int = 8020, json: bool = Fal
         port: Port to listen on; 0 takes a free one.
         json: Print the ready line as JSON.
     """
+    from kommo import tracing
+    from tasks.logs import flow_run
+
+    # Before the flows are imported, which would take this process for one of theirs.
+    tracing.begin("kommo-gateway", at_work=flow_run)
+
     from blocks.app import KommoApp
     from blocks.settings import Settings
     from gateway.serve import serve

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from deployments.cli.asking import confirm_by_name
 from deployments.cli.output import cell, out, print_json, say, table
 from deployments.cli.run import WrongUseError
 
@@ -71,9 +72,7 @@ async def erase(
             if not yes:
                 if not sys.stdin.isatty():
                     raise WrongUseError("This removes everything for good: say --yes as well.")
-                typed = input(f"Remove every trace of {org}? Type its name: ")  # noqa: ASYNC250 - nothing else runs yet
-                if typed.strip() != org:
-                    raise WrongUseError("Nothing was removed.")
+                confirm_by_name(f"Remove every trace of {org}?", org)
             report = await remove(
                 org,
                 settings,

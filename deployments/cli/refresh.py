@@ -1,5 +1,6 @@
 """`kommo refresh` and `kommo disconnect`: the life of a connection's tokens."""
 
+from deployments.cli.asking import confirm_by_name
 from deployments.cli.output import cell, out, print_json, say, state_text, table
 from deployments.cli.run import WrongUseError, must_be_known
 
@@ -51,14 +52,13 @@ async def disconnect(org: str, *, purge: bool = False, yes: bool = False, json: 
     """
     import sys
 
-    from flows.connect import disconnect_account
-
     if purge and not yes:
         if not sys.stdin.isatty():
             raise WrongUseError("--purge removes the history for good: say --yes as well.")
-        typed = input(f"Remove all snapshots and the history of {org}? Type its name: ")  # noqa: ASYNC250 - nothing else runs yet
-        if typed.strip() != org:
-            raise WrongUseError("Nothing was removed.")
+        confirm_by_name(f"Remove all snapshots and the history of {org}?", org)
+
+    from flows.connect import disconnect_account
+
     await must_be_known(org)
     report = await disconnect_account(org, purge)
     if json:

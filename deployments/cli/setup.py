@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from deployments.cli.asking import ask
 from deployments.cli.output import cell, out, say
 from deployments.cli.run import WrongUseError, many_imports
 
 if TYPE_CHECKING:
     from blocks.app import KommoApp
+    from blocks.settings import Settings
     from deployments.setup import Done, Wishes
+
+_ID = re.compile(r"[0-9A-Za-z_-]{2,40}")  # a UUID; the secret key beside it on the page is longer
+_SECRET = re.compile(r"[\x21-\x7e]{1,500}")
 
 
 async def setup(
@@ -46,7 +54,13 @@ async def setup(
         from deployments import setup as steps
 
     settings = Settings()
+    wishes = steps.Wishes(client_id=client_id, app_url=app_url, redirect_uri=redirect_uri)
+    if wrong := _wrong_address(app_url):
+        raise WrongUseError(f"--app-url {app_url!r:.100}: {wrong}")
     async with await find_database(settings) as database:
+        # Asked before anything is done: whoever stops at a question has changed nothing.
+        if PREFECT_API_URL.value() and not yes:
+            wishes = _ask(wishes, await steps.known_app(), settings)
         _tell("Database", await steps.migrate(database))
         if not PREFECT_API_URL.value():
             say(
@@ -55,10 +69,6 @@ async def setup(
             )
             sys.exit(1)
         _tell("Block types", await steps.register_blocks())
-        known = await steps.known_app()
-        wishes = steps.Wishes(client_id=client_id, app_url=app_url, redirect_uri=redirect_uri)
-        if not yes:
-            wishes = _ask(wishes, known)
         _tell("Integration", await steps.save_app(wishes, settings))
         made = await steps.ensure_key(database)
         _tell("Key", made)
@@ -81,25 +91,24 @@ def _tell(what: str, done: Done) -> None:
     out.print(f"{mark} {what}: {cell(done.sentence)}")
 
 
-def _ask(wishes: Wishes, known: KommoApp | None) -> Wishes:
+def _ask(wishes: Wishes, known: KommoApp | None, settings: Settings) -> Wishes:
     from pydantic import SecretStr
-    from rich.prompt import Prompt
 
     from deployments.setup import Wishes as Said
 
-    def asked(text: str, given: str, before: str) -> str:
-        return given or Prompt.ask(text, console=out, default=before, show_default=bool(before))
-
-    client_id = asked("Integration ID", wishes.client_id, known.client_id if known else "")
-    has = known is not None and known.client_secret.get_secret_value()
-    secret = Prompt.ask(
-        f"Secret key of the integration{' (empty: as it is)' if has else ''}",
-        console=out,
-        password=True,
-        default="",
+    client_id = wishes.client_id or ask(
+        "Integration ID", before=settings.client_id or (known.client_id if known else ""), check=_wrong_id
     )
-    app_url = asked(
-        "Public address of the product (https://…)", wishes.app_url, known.app_url if known else ""
+    has = settings.client_secret.get_secret_value() or (known and known.client_secret.get_secret_value())
+    secret = ask(
+        f"Secret key of the integration{' (empty: as it is)' if has else ''}",
+        hidden=True,
+        check=_wrong_secret,
+    )
+    app_url = wishes.app_url or ask(
+        "Public address of the product, https://…",
+        before=settings.app_url or (known.app_url if known else ""),
+        check=_wrong_address,
     )
     return Said(
         client_id=client_id,
@@ -107,3 +116,30 @@ def _ask(wishes: Wishes, known: KommoApp | None) -> Wishes:
         app_url=app_url,
         redirect_uri=wishes.redirect_uri,
     )
+
+
+def _wrong_id(answer: str) -> str | None:
+    if answer and not _ID.fullmatch(answer):
+        return "That is no ID: it is a UUID, such as 01234567-89ab-cdef-0123-456789abcdef, from «Keys and scopes»."
+    return None
+
+
+def _wrong_secret(answer: str) -> str | None:
+    # What was typed is not repeated.
+    if answer and not _SECRET.fullmatch(answer):
+        return "That is no secret key: it is one word of letters and digits. Copy it once more."
+    return None
+
+
+def _wrong_address(answer: str) -> str | None:
+    if not answer:
+        return None
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(answer)
+        host = parts.hostname or ""
+        here = host in {"127.0.0.1", "::1", "localhost"} or host.endswith(".localhost")
+        plain = not (parts.query or parts.fragment or "@" in parts.netloc)
+        written = answer.isprintable() and " " not in answer
+        if host and plain and written and (parts.scheme == "https" or (here and parts.scheme == "http")):
+            return None
+    return "That is no public address: it begins with https:// and has a host, and nothing after a ? or #."

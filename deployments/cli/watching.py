@@ -108,8 +108,13 @@ def _heard_keys(stop: asyncio.Event) -> Iterator[None]:
     before = termios.tcgetattr(place)
 
     def pressed() -> None:
-        if b"q" in os.read(place, 64).lower():
+        try:
+            keys = os.read(place, 64)
+        except OSError:
+            keys = b""
+        if b"q" in keys.lower() or not keys:  # no keys: the terminal has gone away
             stop.set()
+            loop.remove_reader(place)
 
     tty.setcbreak(place)
     loop.add_reader(place, pressed)

@@ -166,9 +166,9 @@ class Surroundings:
     async def _database_of_block(self) -> Any:  # noqa: ANN401 - a context
         if self.api and (await self.prefect_answer()).error is None:
             try:
-                return cast("KommoDatabase", await KommoDatabase.aload(DEFAULT_NAME)).get_database(
-                    self.settings
-                )
+                client = await self.prefect()
+                found = await KommoDatabase.aload(DEFAULT_NAME, client=client)
+                return cast("KommoDatabase", found).get_database(self.settings)
             except ValueError:
                 pass  # there is none
         return Database.open(self.settings.embedded_database_url, schema=self.settings.database_schema)
@@ -176,9 +176,11 @@ class Surroundings:
     async def _find_app(self) -> KommoApp:
         block = KommoApp()
         if self.api:
-            await self.prefect()
+            client = await self.prefect()
             try:
-                block = cast("KommoApp", await KommoApp.aload(DEFAULT_NAME, validate=False))
+                # By the one client that there is: another one reads all certificates anew, twice.
+                found = await KommoApp.aload(DEFAULT_NAME, validate=False, client=client)
+                block = cast("KommoApp", found)
             except ValueError as error:
                 if "Unable to find block document" not in str(error):
                     raise
