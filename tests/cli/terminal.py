@@ -8,13 +8,14 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from tests.cli.support import ROOT
+from tests.quick.running import KOMMO
 
-KOMMO = (sys.executable, "-c", "from deployments.cli import main; main()")
+IN_THE_FOREGROUND = (sys.executable, "-c", "from deployments.cli import main; main()")
 WITHIN = 90.0
 _ORDERS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -82,12 +83,20 @@ class Terminal:
 
 
 @contextmanager
-def at_a_terminal(environment: Mapping[str, str], *arguments: str) -> Iterator[Terminal]:
-    """Run a command at a terminal of 40 lines and 160 columns, of which Ctrl-C sends it SIGINT."""
+def at_a_terminal(
+    environment: Mapping[str, str], *arguments: str, program: Sequence[str] = KOMMO
+) -> Iterator[Terminal]:
+    """Run a command at a terminal of 40 lines and 160 columns, of which Ctrl-C sends it SIGINT.
+
+    Args:
+        environment: The command's.
+        arguments: The command's.
+        program: What runs it; a quick one is in another session than its terminal, so it is never in the foreground.
+    """
     place, line = os.openpty()
     termios.tcsetwinsize(place, (40, 160))
     process = subprocess.Popen(
-        [*KOMMO, *arguments],
+        [*program, *arguments],
         cwd=ROOT,
         env={**environment, "TERM": "xterm", "PYTHONUNBUFFERED": "1"},
         stdin=line,

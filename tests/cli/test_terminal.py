@@ -13,12 +13,12 @@ from deployments.setup import known_app, register_blocks
 from store.connections import get_connection, put_connection
 from store.database import Database
 from tests.cli.support import plain_environment
-from tests.cli.terminal import Terminal, at_a_terminal
+from tests.cli.terminal import IN_THE_FOREGROUND, Terminal, at_a_terminal
 
 CTRL_C, CTRL_D = "\x03", "\x04"
 INTERRUPTED = "Interrupted. What was saved is whole; run the command again to go on."
 ID = "01234567-89ab-cdef-0123-456789abcdef"
-pytestmark = pytest.mark.seconds(15)
+pytestmark = [pytest.mark.seconds(3), pytest.mark.usefixtures("quick")]
 
 
 @pytest.fixture
@@ -211,7 +211,8 @@ async def test_one_key_ends_the_watch_and_the_terminal_is_as_it_was(
     environment: dict[str, str], key: str
 ) -> None:
     # Long between two looks: the key itself must end it.
-    with at_a_terminal(environment, "status", "--watch", "--every", "600") as terminal:
+    command = ("status", "--watch", "--every", "600")
+    with at_a_terminal(environment, *command, program=IN_THE_FOREGROUND) as terminal:
         before = terminal.settings()
         terminal.wait_for("q ends")
         assert terminal.settings() != before
