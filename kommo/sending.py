@@ -5,6 +5,7 @@ Shared by everything that calls Kommo: the client of an account and the token en
 """
 
 import asyncio
+import logging
 import math
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ LONGEST_HOLD = 20.0
 it, the write would look as if it might have been done."""
 
 _Waited = TypeVar("_Waited")
+_log = logging.getLogger(__name__)
 _GATES = 10  # so often a turn may grow late while the caller's own gate is passed
 _OUTCOME_UNKNOWN = frozenset(
     {
@@ -154,10 +156,15 @@ class Sender:
             error.retry_after = seconds
             self._keep_quiet(keys, seconds)
             await self._budget.slow_down(keys, seconds)
+            # Nobody should wonder why nothing goes on: Kommo usually asks for five minutes [D K/limitations].
+            _log.warning(
+                "Kommo answered 429: nothing is sent on %s for %d s.", " and ".join(keys), math.ceil(seconds)
+            )
         elif error.kind is ErrorKind.IP_BLOCKED:
             reason = f"Kommo blocked our address (403 from {ask.host.name})"
             # What Kommo blocks is the address [D K/limitations]: the account itself may be read from another one.
             await self._budget.block([self._egress_key], BLOCK_SECONDS, reason)
+            _log.warning("%s: nothing is sent for %d s.", reason, BLOCK_SECONDS)
         return error
 
     def _keys(self, account_key: str | None) -> tuple[str, ...]:

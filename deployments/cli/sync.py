@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -153,6 +154,26 @@ def _change_text(change: Change) -> str:
     )
 
 
+class _Said(logging.Handler):
+    """What holds everything up is said where somebody waits: a quiet of five minutes looks like a fault otherwise."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(f"note: {record.getMessage()}", markup=False, highlight=False)
+
+
+@contextlib.contextmanager
+def _waits_are_said() -> Iterator[None]:
+    logger, said = logging.getLogger("kommo.sending"), _Said()
+    before = logger.level
+    logger.addHandler(said)
+    logger.setLevel(logging.WARNING)  # other logs are muted at a terminal
+    try:
+        yield
+    finally:
+        logger.removeHandler(said)
+        logger.setLevel(before)
+
+
 @contextlib.contextmanager
 def shown_progress() -> Iterator[None]:
     """A bar on a terminal, a line per group elsewhere; on standard error, so that a pipe gets only the answer."""
@@ -167,7 +188,8 @@ def shown_progress() -> Iterator[None]:
             err.print(f"{step.org}: {step.group} {outcome} ({step.done}/{step.total})")
 
         listen_to_progress(line)
-        yield
+        with _waits_are_said():
+            yield
         return
     bar = Progress(
         TextColumn("{task.description}"),
@@ -177,7 +199,7 @@ def shown_progress() -> Iterator[None]:
         console=err,
         transient=True,
     )
-    with bar:
+    with bar, _waits_are_said():
         rows: dict[str, TaskID] = {}
         waiting = bar.add_task("starting Prefect", total=None)
 

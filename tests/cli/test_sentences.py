@@ -1,6 +1,8 @@
 """What the commands say where a newcomer stumbles; in this process, because starting `kommo` takes seconds."""
 
 import asyncio
+import io
+import logging
 import os
 import signal
 import subprocess
@@ -20,7 +22,9 @@ from prefect.settings import (
     PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
     temporary_settings,
 )
+from rich.console import Console
 
+import deployments.cli.sync as shown
 from blocks.settings import Settings
 from deployments.cli import build_app
 from deployments.cli.connect import connect
@@ -272,3 +276,14 @@ def _is_running(process: int) -> bool:
 def test_a_dash_for_standard_input_is_taken_where_the_help_says_so(words: list[str], name: str) -> None:
     _, bound, _ = build_app().parse_args(words, exit_on_error=False)
     assert bound.arguments[name] == "-"
+
+
+def test_a_quiet_that_kommo_asks_for_is_said_where_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(shown, "err", Console(file=written, width=200))
+    logger = logging.getLogger("kommo.sending")
+    monkeypatch.setattr(logging.root, "level", logging.ERROR)  # as at a terminal
+    with shown.shown_progress():
+        logger.warning("Kommo answered 429: nothing is sent on %s for %d s.", "account:1", 300)
+    assert written.getvalue() == "note: Kommo answered 429: nothing is sent on account:1 for 300 s.\n"
+    assert not logger.handlers

@@ -126,7 +126,7 @@ async def test_no_content_is_no_data() -> None:
     ],
 )
 async def test_r2_a_429_keeps_everyone_on_the_account_quiet_for_as_long_as_kommo_says(
-    answer: bytes, seconds: float
+    answer: bytes, seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = InstantClock()
     budget = InProcessBudget(None, clock)
@@ -142,6 +142,10 @@ async def test_r2_a_429_keeps_everyone_on_the_account_quiet_for_as_long_as_kommo
         said = clock.time
         await client.get(PATH)
         assert clock.time - said >= seconds
+    assert (
+        f"Kommo answered 429: nothing is sent on account:1 and egress:default for {seconds:.0f} s."
+        in caplog.text
+    )
 
 
 async def test_r2_a_turn_granted_before_the_429_came_in_is_not_used_after_it() -> None:
