@@ -18,7 +18,10 @@ PREFECT_ONLY = {
 }
 _TYPE = re.compile(r"kommo\.[a-z_]+\.[a-z_]+|integration_[a-z]+")
 # Words that look like a type: a reason code, an argument.
-_NO_TYPES = {"integration_id", "integration_removed", "integration_disabled"}
+_NO_TYPES = {
+    *("integration_id", "integration_removed", "integration_disabled"),
+    *("kommo.event.type", "kommo.events.done"),  # what spans say
+}
 
 
 def _table_of_types() -> set[str]:

@@ -201,14 +201,14 @@ async def test_a_database_that_goes_away_for_a_moment_is_waited_for(
 
 @pytest.mark.timing
 async def test_many_orgs_are_worked_side_by_side(database: Database, kommo: Sandbox) -> None:
-    """Twelve orgs whose Kommo takes 0.3 s to answer are through long before twelve times 0.3 s."""
+    """Twelve orgs whose Kommo takes 0.6 s to answer are through long before twelve times 0.6 s."""
     orgs = [f"org-{number}" for number in range(12)]
     await join(database, kommo, *orgs, subdomain="acme")
     [lead, *_] = held(kommo, "acme")
     for org in orgs:
         await deliver(database, org, happening("leads", "update", lead))
-    kommo.world.faults.add(kind="slow", delay=0.3, path="/leads")
+    kommo.world.faults.add(kind="slow", delay=0.6, path="/leads")
     report = await drain(session_of(database, SandboxClients(kommo)), 0.0, concurrency=12)
     assert report.events == 12
     with measured():
-        assert report.seconds < 2.4
+        assert report.seconds < 4.8
