@@ -35,3 +35,18 @@ async def test_s1_a_group_that_hangs_ends_and_is_noted_as_failed(
     with pytest.raises(GroupTookTooLongError, match="channels"):
         await save_group(session, Group.CHANNELS)
     assert "were not read and saved within" in noted[0]
+
+
+async def test_a_timeout_of_something_inside_is_not_taken_for_that_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def impatient(*_arguments: Any) -> None:
+        raise TimeoutError("the driver's own")
+
+    async def note(*_arguments: Any, **_named: Any) -> None: ...
+
+    monkeypatch.setattr(snapshots, "read_group", impatient)
+    monkeypatch.setattr(snapshots, "fail_snapshot", note)
+    session: Any = SimpleNamespace(database=None, run_id="one", org="acme", clock=SystemClock())
+    with pytest.raises(TimeoutError, match="the driver's own"):
+        await save_group(session, Group.CHANNELS)
