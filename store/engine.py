@@ -1,17 +1,14 @@
 """The async engine for each kind of database, and what must hold for every connection of it."""
 
-import asyncio
 import contextlib
 import os
 import sqlite3
 import threading
 import time
 import uuid
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
 from sqlalchemy import Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
@@ -20,6 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
 from store.address import Address
 from store.errors import DatabaseAddressError, DatabaseBusyError, DatabaseForbiddenError
+from store.sqlite_driver import connect
 from store.types import dump_json
 
 # A save of a very large account holds SQLite's one write lock for seconds; nobody waits this long in
@@ -53,8 +51,7 @@ def make_engine(address: Address, *, pool: bool = True, durable: bool = False) -
     if address.file:
         arguments = {
             "timeout": BUSY_SECONDS,
-            "factory": _SqliteConnection,
-            "async_creator_fn": _connect_sqlite,
+            "async_creator_fn": connect,
         }
         engine = create_async_engine(address.url, connect_args=arguments, **options)
         _listen_sqlite(engine)
@@ -104,45 +101,6 @@ def _ping_after_a_rest(engine: AsyncEngine) -> None:
             dialect.do_ping(connection)
         except dialect.dbapi.Error as error:  # type: ignore[union-attr]  # a dialect in use has its driver
             raise DisconnectionError from error  # another connection is taken
-
-
-class _SqliteConnection(sqlite3.Connection):
-    """Closing it ends its transaction.
-
-    SQLite keeps a closed connection, and with it the one write lock, for as long as somebody holds one of its
-    statements: after a cancellation that is the traceback, until the garbage collector finds it.
-    """
-
-    def close(self) -> None:
-        """Roll back what was not committed, then close."""
-        with contextlib.suppress(sqlite3.Error):
-            self.rollback()
-        super().close()
-
-
-class _SqliteThread(aiosqlite.Connection):
-    """Its thread is asked to stop once.
-
-    aiosqlite asks at the end of `close`, SQLAlchemy asks when `close` was cancelled because the file was locked for too
-    long. Whoever asks second asks a thread that is gone, and waits for its answer for ever, and with it the process.
-    """
-
-    _asked = False
-    _answer: "asyncio.Future[Any] | None" = None
-
-    def stop(self) -> "asyncio.Future[Any] | None":
-        """Ask the thread to stop, or give the answer that is under way already."""
-        if not self._asked:
-            self._asked = True
-            self._answer = super().stop()
-        return None if self._answer is None or self._answer.cancelled() else self._answer
-
-
-def _connect_sqlite(database: str, **arguments: Any) -> aiosqlite.Connection:
-    connection = _SqliteThread(partial(sqlite3.connect, database, **arguments), iter_chunk_size=64)
-    # As SQLAlchemy does: what is not closed must not keep the process alive.
-    connection._thread.daemon = True
-    return connection
 
 
 def _listen_sqlite(engine: AsyncEngine) -> None:

@@ -19,6 +19,10 @@ import socket
 import sys
 import threading
 
+import aiosqlite
+
+import store.sqlite_driver
+
 # All that takes long to import and remembers nothing of the environment; Prefect's settings are read anew in each fork.
 IMPORTS = (
     "deployments.cli.refresh",
@@ -58,6 +62,8 @@ def main() -> None:
     gc.disable()
     for name in IMPORTS:
         importlib.import_module(name)
+    # Prefect's servers too: half of what they do for a test is going to SQLite's thread and back.
+    aiosqlite.connect = store.sqlite_driver.connect  # type: ignore[assignment]  # as SQLAlchemy calls it
     gc.enable()
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as door:
