@@ -68,10 +68,12 @@ _STATEMENTS = _Statements(2_000)
 store.engine.create_async_engine = _create_engine  # type: ignore[attr-defined]  # it is only imported there
 
 KEPT = Path(__file__).parents[1] / ".pytest_cache"
-FULL = os.environ.get("KOMMO_TEST_ROUNDS") == "full"
+ROUNDS = os.environ.get("KOMMO_TEST_ROUNDS", "")
+FULL = ROUNDS == "full"
 SERVING = pytest.StashKey[contextlib.ExitStack]()
 NEEDS_QUIET = pytest.StashKey[bool]()
 AGAIN = ("again", "alone")
+LEFT_OUT = "a whole service: bash .ci/run, or KOMMO_TEST_ROUNDS=few, or name its file"
 POSTGRES_URL = os.environ.get("KOMMO_TEST_POSTGRES_URL", "")
 
 
@@ -80,13 +82,23 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
     Three workers to a core: most of the time a test waits for a process, a poll or its place in a budget.
     """
-    narrow = any("::" in argument or argument.endswith(".py") for argument in config.args)
-    return 0 if narrow else 3 * (os.cpu_count() or 1)
+    return 0 if _narrow(config) else 3 * (os.cpu_count() or 1)
+
+
+def _narrow(config: pytest.Config) -> bool:
+    """Whether files or single tests are asked for by their names."""
+    return any("::" in argument or argument.endswith(".py") for argument in config.args)
+
+
+def _everyday(config: pytest.Config) -> bool:
+    """Whether this is the run of four minutes that everybody makes all the time: nothing was chosen, no PostgreSQL."""
+    chosen = _narrow(config) or config.option.keyword or config.option.markexpr
+    return not (ROUNDS or POSTGRES_URL or chosen)
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m have chosen
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First what takes long: so all workers end at about the same time."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """First what takes long: so all workers end at about the same time. What needs a whole service is for .ci/run."""
 
     def seconds(item: pytest.Item) -> float:
         marker = item.get_closest_marker("seconds")
@@ -101,6 +113,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             given = getattr(item, "callspec", None)
             if item.get_closest_marker("one_database") and given and "sqlite" in given.params.values():
                 item.add_marker(beside)
+    elif _everyday(config):
+        for item in items:
+            if item.get_closest_marker("whole_service"):
+                item.add_marker(pytest.mark.skip(reason=LEFT_OUT))
     items.sort(key=seconds, reverse=True)
     # What is imported by now stays; looking through it again and again finds nothing to collect.
     gc.freeze()
@@ -159,10 +175,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which tests had to be repeated: one that always has to is one to mend."""
+    """Say which tests had to be repeated: one that always has to is one to mend. Say what was left out, and why."""
     for report in terminalreporter.getreports("passed"):
         if report.when == "call" and AGAIN in map(tuple, report.user_properties):
             terminalreporter.write_line(f"passed only with the machine to itself: {report.nodeid}")
+    skipped = [report.longrepr for report in terminalreporter.getreports("skipped")]
+    if left_out := sum(isinstance(why, tuple) and LEFT_OUT in why[2] for why in skipped):
+        terminalreporter.write_line(f"left out: {left_out} tests, each with {LEFT_OUT}")
 
 
 @contextlib.contextmanager

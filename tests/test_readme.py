@@ -47,6 +47,7 @@ async def _run(command: str, environment: dict[str, str], program: Sequence[str]
     return out.decode()
 
 
+@pytest.mark.whole_service
 @pytest.mark.proof
 @pytest.mark.seconds(25)
 async def test_the_demo_ends_well_and_leaves_no_process_behind(tmp_path: Path) -> None:
@@ -72,6 +73,7 @@ def _processes_that_mention(text: str) -> list[str]:
     return found
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(12)
 async def test_the_other_blocks_work_as_they_stand(
     installation: Settings, prefect_api: str, quick: None

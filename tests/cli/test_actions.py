@@ -8,6 +8,7 @@ from tests.actions.support import TILL
 from tests.cli.support import Cli, SandboxProcess
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(8)
 async def test_actions_from_the_command_line(
     sqlite_cli: Cli, home: Path, sandbox_process: SandboxProcess

@@ -61,6 +61,7 @@ def _rows_written(report: dict[str, Any]) -> int:
     return sum(kind["added"] + kind["changed"] + kind["removed"] for kind in report["kinds"])
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(12)
 def test_connect_sync_show_equals_what_the_sandbox_holds(cli: Cli, sandbox_process: SandboxProcess) -> None:
     acme = sandbox_process.acme
@@ -97,6 +98,7 @@ def test_connect_sync_show_equals_what_the_sandbox_holds(cli: Cli, sandbox_proce
     assert set(channels) - listed <= origins  # nothing that the sandbox does not know
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(25)
 def test_each_failure_has_its_own_sentence(sqlite_cli: Cli, sandbox_process: SandboxProcess) -> None:
     cli, acme = sqlite_cli, sandbox_process.acme

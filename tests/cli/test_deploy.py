@@ -25,6 +25,7 @@ async def _clear() -> None:
         await client.delete_work_pool("kommo")
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(6)
 def test_deploy_looks_first_does_it_then_and_says_so(sqlite_cli: Cli, left_as_it_was: None) -> None:
     del left_as_it_was

@@ -27,6 +27,7 @@ def _told_to(product: Receiver) -> dict[str, str]:
     return {"KOMMO_EVENTS_URL": product.url, "KOMMO_EVENTS_SECRET": SECRET.get_secret_value()}
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(12)
 async def test_events_can_be_listed_delivered_replayed_and_an_address_tried_from_the_command_line(
     sqlite_cli: Cli, home: Path

@@ -10,6 +10,7 @@ import pytest
 from tests.cli.support import Cli
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(8)
 def test_a_person_removes_what_has_grown_old(sqlite_cli: Cli) -> None:
     counted = sqlite_cli("retention", "--dry-run", "--json").answer

@@ -7,6 +7,7 @@ import pytest
 from tests.cli.support import Cli, SandboxProcess
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(6)
 async def test_records_from_the_command_line(
     sqlite_cli: Cli, home: Path, sandbox_process: SandboxProcess

@@ -52,6 +52,7 @@ def browser(folder: Path, decision: str) -> str:
     return f"{sys.executable} {script} %s"
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(20)
 def test_from_the_consent_page_to_the_end_of_a_connection(
     sqlite_cli: Cli, sandbox_process: SandboxProcess, integration: dict[str, Any], tmp_path: Path

@@ -5,6 +5,7 @@ import pytest
 from tests.cli.support import Cli, SandboxProcess
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(12)
 def test_w5_a_persons_way_to_webhooks_that_arrive(sqlite_cli: Cli, sandbox_process: SandboxProcess) -> None:
     access = sandbox_process.accounts[0]

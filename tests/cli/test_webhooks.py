@@ -17,6 +17,7 @@ from tests.gateway.hooks import ACCOUNT, form
 from tests.webhooks.backlog_support import deliver, delivery, happening, inbox, types_told
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(8)
 async def test_dead_letters_can_be_seen_replayed_and_worked_off_from_the_command_line(
     sqlite_cli: Cli, home: Path

@@ -24,6 +24,7 @@ from tests.conftest import KEPT
 from tests.prefect_server import running_prefect
 
 pytestmark = [
+    pytest.mark.whole_service,
     # What Prefect's notification blocks import is older than Python 3.11.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.seconds(10),

@@ -360,6 +360,7 @@ async def test_where_all_is_well_there_is_no_fault(client: PrefectClient) -> Non
     assert {row.name for row in rows} == {check.name for check in ALL_CHECKS}
 
 
+@pytest.mark.whole_service
 @pytest.mark.parametrize("mistake", MISTAKES)
 async def test_a_mistake_is_found_alone_and_with_its_fix(
     mistake: str, client: PrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -378,6 +379,7 @@ async def test_a_mistake_is_found_alone_and_with_its_fix(
     assert fix in (found[name].fix or "")
 
 
+@pytest.mark.whole_service
 async def test_a_full_disk_and_a_clock_that_is_off(client: PrefectClient) -> None:
     del client
 

@@ -51,6 +51,7 @@ def _operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield path, method.upper(), operation
 
 
+@pytest.mark.whole_service
 @pytest.mark.proof
 @pytest.mark.one_database
 @pytest.mark.seconds(6)

@@ -122,6 +122,7 @@ async def test_kill_9_of_runs_at_random_loses_nothing_and_keeps_the_order_of_eac
     }
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(10)
 async def test_a_run_that_was_stopped_for_longer_than_its_turn_breaks_no_order_when_it_goes_on(
     database: Database, database_place: tuple[str, str], product: Receiver

@@ -126,6 +126,7 @@ def test_the_client_comes_again_when_asked_to_but_keeps_nobody_waiting_for_an_ho
 
 
 @needs_node
+@pytest.mark.whole_service
 @pytest.mark.one_database
 @pytest.mark.seconds(10)
 async def test_the_products_full_cycle_from_consent_to_the_signed_event_of_its_own_field(

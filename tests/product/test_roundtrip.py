@@ -16,6 +16,7 @@ _OPTIONS = "--strict --noEmitOnError --target es2022 --module commonjs --lib es2
 
 house = gateway_house
 pytestmark = [
+    pytest.mark.whole_service,
     pytest.mark.one_database,
     pytest.mark.skipif(NODE is None and not REQUIRED, reason="Node is not installed here"),
 ]

@@ -143,6 +143,7 @@ async def test_of_an_erased_org_one_line_of_the_audit_is_left(installation: Sett
                 await erase("vanishing", installation, database=database, by="dpo")
 
 
+@pytest.mark.whole_service
 @pytest.mark.one_database
 @pytest.mark.seconds(6)
 @pytest.mark.usefixtures("prefect")
@@ -194,6 +195,7 @@ async def test_an_org_named_like_what_prefect_says_takes_nothing_of_others_along
             assert await blocks.load("staying") is not None
 
 
+@pytest.mark.whole_service
 @pytest.mark.one_database
 @pytest.mark.seconds(6)
 @pytest.mark.usefixtures("prefect")

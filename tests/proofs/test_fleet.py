@@ -19,6 +19,7 @@ from tests.proofs.fleet_seed import HOURS_OLD, ask, seed_fleet
 from tests.syncing import quiet_config
 
 pytestmark = [
+    pytest.mark.whole_service,
     pytest.mark.proof,
     pytest.mark.one_database,
     pytest.mark.usefixtures("prefect_api"),

@@ -99,6 +99,7 @@ async def _keep_blocks(blocks: list[KommoConnection]) -> None:
             session.add(document)
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(6)
 @pytest.mark.one_database
 @pytest.mark.parametrize("trouble", [False, True], ids=["untroubled", "dead-and-faulty"])

@@ -327,6 +327,7 @@ def own_postgres() -> Iterator[OwnPostgres]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(10)
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for PostgreSQL where Linux has it")
 async def test_w1_and_w2_a_database_that_is_restarted_loses_and_doubles_nothing(

@@ -13,6 +13,7 @@ from tests.syncing import connect
 from tests.turns import measured
 
 pytestmark = [
+    pytest.mark.whole_service,
     pytest.mark.proof,
     pytest.mark.timing,
     pytest.mark.seconds(22),

@@ -167,6 +167,7 @@ async def connected_house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hous
         yield house
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(12)
 async def test_w5_an_hour_without_a_gateway_is_made_good_and_said_truthfully(
     installation: Settings, monkeypatch: pytest.MonkeyPatch

@@ -145,6 +145,7 @@ async def test_t1_of_many_tasks_that_want_it_at_once_one_gets_it(db: Database) -
     assert len([claim for claim in claims if claim is not None]) == 1
 
 
+@pytest.mark.whole_service
 @pytest.mark.usefixtures("db")
 @pytest.mark.usefixtures("quick")
 async def test_t1_of_twenty_processes_at_any_time_exactly_one_holds_the_claim(

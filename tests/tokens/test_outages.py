@@ -89,6 +89,7 @@ def _cases() -> list[tuple[str, bool]]:
     return [(what, silent) for silent in (False, True) for what in ("prefect", "database", "both")]
 
 
+@pytest.mark.whole_service
 @pytest.mark.seconds(5)
 @pytest.mark.parametrize(("what", "silent"), _cases())
 async def test_t2_a_pair_that_arrives_in_an_outage_is_not_lost(

@@ -23,6 +23,7 @@ from tests.proofs.support import FULL
 _CHROMIUM = chromium_path()
 _PICTURES = os.environ.get("KOMMO_TEST_PICTURES")  # before a fixture tidies the environment
 pytestmark = [
+    pytest.mark.whole_service,
     pytest.mark.skipif(
         _CHROMIUM is None and os.environ.get("KOMMO_TEST_BROWSER") != "required",
         reason="Chromium is not installed here (Debian: apt-get install chromium)",
