@@ -3,8 +3,10 @@
 Unknown filters are ignored without a word [C R#53532717639], so only what is in a list's table has an effect.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any, Literal
 
 from sandbox.state import Record
@@ -45,13 +47,13 @@ def numbers(value: object) -> list[int]:
     return [int(text) for text in texts(value) if re.fullmatch(r"-?\d{1,18}", text)]
 
 
-def _in_range(value: object, wanted: object) -> bool:
+def _in_range(key: str, wanted: object) -> Callable[[Record], bool]:
     if not isinstance(wanted, dict):
-        return value in numbers(wanted)
-    if not isinstance(value, int):
-        return False
-    start, end = numbers(wanted.get("from")), numbers(wanted.get("to"))
-    return (not start or value >= start[0]) and (not end or value <= end[0])
+        exact = frozenset(numbers(wanted))
+        return lambda record: record[key] in exact
+    start = next(iter(numbers(wanted.get("from"))), -math.inf)
+    end = next(iter(numbers(wanted.get("to"))), math.inf)
+    return lambda record: isinstance(value := record[key], int) and start <= value <= end
 
 
 def matcher(key: str, kind: FilterKind, wanted: object) -> Callable[[Record], bool]:
@@ -63,7 +65,7 @@ def matcher(key: str, kind: FilterKind, wanted: object) -> Callable[[Record], bo
         wanted: The value of the filter as `nested` gave it.
     """
     if kind == "range":
-        return lambda record: _in_range(record[key], wanted)
+        return _in_range(key, wanted)
     if kind == "flag":
         on = texts(wanted)[:1] == ["1"]
         return lambda record: bool(record[key]) is on
@@ -98,6 +100,11 @@ def filtered(
     return records
 
 
+def _id(record: Record) -> int:
+    number: int = record.get("id", 0)
+    return number
+
+
 def ordered(records: list[Record], wanted: object, keys: tuple[str, ...]) -> list[Record]:
     """Sorted by the documented order keys; others are ignored.
 
@@ -110,11 +117,16 @@ def ordered(records: list[Record], wanted: object, keys: tuple[str, ...]) -> lis
         return records
     for key, direction in reversed(list(wanted.items())):
         if key in keys:
-            records = sorted(
-                records,
-                key=lambda record: (record[key] is not None, record[key], record.get("id", 0)),
-                reverse=str(direction).lower() == "desc",
+            down = str(direction).lower() == "desc"
+            # Two stable sorts by plain numbers, the first of what is in order already: a tenth of one by tuples.
+            records = sorted(records, key=_id, reverse=down)
+            if key == "id":
+                continue
+            empty = [record for record in records if record[key] is None]
+            filled = sorted(
+                (record for record in records if record[key] is not None), key=itemgetter(key), reverse=down
             )
+            records = filled + empty if down else empty + filled
     return records
 
 
