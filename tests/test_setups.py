@@ -21,11 +21,12 @@ ROOT = Path(__file__).parents[1]
 CLUSTER = FOLDER.parent / "cluster"
 EXAMPLES = ("kommo.env.example", "prefect-server.env.example")
 INSTANCES = {"kommo-prefect-api@": "kommo-prefect-api@4200", "kommo-worker@": "kommo-worker@1"}
-SERVICES = sorted(file.stem for file in UNITS.glob("*.service"))
+BACKUP = "kommo-backup"  # once a night; all others run for ever
+SERVICES = sorted({file.stem for file in UNITS.glob("*.service")} - {BACKUP})
 _SECRET = re.compile(r"KEYS?$|SECRET|PASSWORD|AUTH_STRING|DATABASE_URL|CONNECTION_URL|CLIENT_ID")
 # What Docker or Caddy read, and no process of ours.
 _OF_OTHERS = re.compile(
-    r"(POSTGRES|KOMMO_DATABASE|PREFECT_DATABASE)_PASSWORD|KOMMO_(GATEWAY|PREFECT)_(NAME|AT|FROM)"
+    r"(POSTGRES|KOMMO_DATABASE|PREFECT_DATABASE|REDIS)_PASSWORD|REDISCLI_AUTH|KOMMO_(GATEWAY|PREFECT)_(NAME|AT|FROM)"
 )
 
 
