@@ -173,8 +173,30 @@ def test_a_unit_comes_again_after_every_end_and_gives_up_its_rights(name: str) -
     assert unit.keys["User"] == ("prefect" if name.startswith("kommo-prefect") else "kommo")
     assert unit.keys["NoNewPrivileges"] == "yes"
     assert unit.keys["ProtectSystem"] == "strict"
+    assert unit.keys["CapabilityBoundingSet"] == ""
+    assert unit.keys["SystemCallFilter"] == "@system-service"
     # Prefect's secrets are for Prefect's server alone.
     assert ("/etc/kommo/prefect-server.env" in unit.files) == name.startswith("kommo-prefect")
+
+
+def test_a_backup_dumps_prefects_database_first_and_replaces_the_last_pair_at_the_end() -> None:
+    [backup] = re.findall(
+        r"^ExecStart=(.*?[^\\])$", (UNITS / f"{BACKUP}.service").read_text(), re.MULTILINE | re.DOTALL
+    )
+    steps = [
+        backup.index(step) for step in (" prefect > ", "--schema=kommo kommo > ", "mv prefect", "mv kommo")
+    ]
+    assert steps == sorted(steps)
+    assert (UNITS / f"{BACKUP}.timer").exists()
+    page = (ROOT / "docs" / "setups" / "one-server.md").read_text()
+    assert f"systemctl enable --now {BACKUP}.timer" in page
+
+
+def test_the_password_of_redis_is_for_prefects_server_alone() -> None:
+    server, ours = (read_settings(FOLDER / name) for name in reversed(EXAMPLES))
+    for name in ("PREFECT_REDIS_MESSAGING_URL", "PREFECT_SERVER_DOCKET_URL"):
+        assert server[name].startswith("redis://:CHANGE-ME@")
+        assert name not in ours
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed here")
