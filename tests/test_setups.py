@@ -21,11 +21,13 @@ ROOT = Path(__file__).parents[1]
 CLUSTER = FOLDER.parent / "cluster"
 EXAMPLES = ("kommo.env.example", "prefect-server.env.example")
 INSTANCES = {"kommo-prefect-api@": "kommo-prefect-api@4200", "kommo-worker@": "kommo-worker@1"}
-SERVICES = sorted(file.stem for file in UNITS.glob("*.service"))
+REDIS = ("PREFECT_REDIS_MESSAGING_URL", "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL", "PREFECT_SERVER_DOCKET_URL")
+BACKUP = "kommo-backup"  # once a night; all others run for ever
+SERVICES = sorted({file.stem for file in UNITS.glob("*.service")} - {BACKUP})
 _SECRET = re.compile(r"KEYS?$|SECRET|PASSWORD|AUTH_STRING|DATABASE_URL|CONNECTION_URL|CLIENT_ID")
 # What Docker or Caddy read, and no process of ours.
 _OF_OTHERS = re.compile(
-    r"(POSTGRES|KOMMO_DATABASE|PREFECT_DATABASE)_PASSWORD|KOMMO_(GATEWAY|PREFECT)_(NAME|AT|FROM)"
+    r"(POSTGRES|KOMMO_DATABASE|PREFECT_DATABASE|REDIS)_PASSWORD|REDISCLI_AUTH|KOMMO_(GATEWAY|PREFECT)_(NAME|AT|FROM)"
 )
 
 
@@ -33,6 +35,7 @@ _OF_OTHERS = re.compile(
 def _known_names() -> frozenset[str]:
     """Every environment variable that we or Prefect read."""
     from prefect.settings import Settings as PrefectSettings
+    from prefect_redis.cleanup_queue import RedisWorkerCleanupQueueSettings  # type: ignore[import-untyped]
     from prefect_redis.client import RedisMessagingSettings  # type: ignore[import-untyped]  # no py.typed
 
     # The encryption key is no setting of Prefect's model: prefect.server.utilities.encryption reads it.
@@ -49,6 +52,10 @@ def _known_names() -> frozenset[str]:
 
     walk(PrefectSettings, "prefect_")
     names.update(f"PREFECT_REDIS_MESSAGING_{name}".upper() for name in RedisMessagingSettings.model_fields)
+    names.update(
+        f"PREFECT_REDIS_WORKER_CLEANUP_QUEUE_{name}".upper()
+        for name in RedisWorkerCleanupQueueSettings.model_fields
+    )
     return frozenset(names)
 
 
@@ -172,8 +179,38 @@ def test_a_unit_comes_again_after_every_end_and_gives_up_its_rights(name: str) -
     assert unit.keys["User"] == ("prefect" if name.startswith("kommo-prefect") else "kommo")
     assert unit.keys["NoNewPrivileges"] == "yes"
     assert unit.keys["ProtectSystem"] == "strict"
+    assert unit.keys["CapabilityBoundingSet"] == ""
+    assert unit.keys["SystemCallFilter"] == "@system-service"
     # Prefect's secrets are for Prefect's server alone.
     assert ("/etc/kommo/prefect-server.env" in unit.files) == name.startswith("kommo-prefect")
+
+
+def test_a_backup_dumps_prefects_database_first_and_replaces_the_last_pair_at_the_end() -> None:
+    [backup] = re.findall(
+        r"^ExecStart=(.*?[^\\])$", (UNITS / f"{BACKUP}.service").read_text(), re.MULTILINE | re.DOTALL
+    )
+    steps = [
+        backup.index(step) for step in (" prefect > ", "--schema=kommo kommo > ", "mv prefect", "mv kommo")
+    ]
+    assert steps == sorted(steps)
+    assert (UNITS / f"{BACKUP}.timer").exists()
+    page = (ROOT / "docs" / "setups" / "one-server.md").read_text()
+    assert f"systemctl enable --now {BACKUP}.timer" in page
+
+
+def test_every_part_of_prefect_that_uses_redis_is_told_where_it_is() -> None:
+    """Seen for real: the cleanup queue has an address of its own, and without it asks localhost, with no password."""
+    [compose] = _documents(FOLDER / "compose.yaml")
+    assert set(REDIS) <= set(compose["services"]["prefect-services"]["environment"])
+    [values] = _documents(CLUSTER / "prefect-server.values.yaml")
+    assert set(REDIS) <= {known["name"] for known in values["global"]["prefect"]["env"]}
+
+
+def test_the_password_of_redis_is_for_prefects_server_alone() -> None:
+    server, ours = (read_settings(FOLDER / name) for name in reversed(EXAMPLES))
+    for name in REDIS:
+        assert server[name].startswith("redis://:CHANGE-ME@")
+        assert name not in ours
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed here")

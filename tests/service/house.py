@@ -207,6 +207,7 @@ def _write_settings(house: House) -> None:
             f"postgresql+asyncpg://prefect:{given['prefect password']}@127.0.0.1:{ports['postgres']}/prefect"
         ),
         "PREFECT_REDIS_MESSAGING_URL": f"redis://127.0.0.1:{ports['redis']}/0",
+        "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL": f"redis://127.0.0.1:{ports['redis']}/0",
         "PREFECT_SERVER_DOCKET_URL": f"redis://127.0.0.1:{ports['redis']}/1",
     } | {name: value for name, value in given.items() if name.isupper()}
     for name in ("kommo.env", "prefect-server.env"):
