@@ -118,7 +118,7 @@ def ordered(records: list[Record], wanted: object, keys: tuple[str, ...]) -> lis
     for key, direction in reversed(list(wanted.items())):
         if key in keys:
             down = str(direction).lower() == "desc"
-            # Two stable sorts by plain numbers, the first of what is in order already: a tenth of one by tuples.
+            # Two stable sorts, the first of what is in order already, cost half of one by tuples.
             records = sorted(records, key=_id, reverse=down)
             if key == "id":
                 continue

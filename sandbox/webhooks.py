@@ -72,7 +72,7 @@ class Webhooks:
         Raises:
             TypeError: There is no such setting.
         """
-        self.settings = replace(self.settings, **values)  # type: ignore[arg-type]
+        self.settings = replace(self.settings, **values)  # type: ignore[arg-type]  # as it says above
         self.wake()
 
     def hear(self, change: Change) -> None:

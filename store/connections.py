@@ -47,7 +47,6 @@ __all__ = [
     "has_pairs",
     "list_connections",
     "mark_attempt_failed",
-    "note_sync",
     "put_connection",
     "rehome",
     "set_state",
@@ -335,34 +334,6 @@ async def rehome(
         await add_audit(connection, org, "moved", {"from": before, "to": host}, now)
         await add_events(connection, events, now)
         return True
-
-
-async def note_sync(db: Database, org: str, run_id: str, *, breaking: bool = False, now: datetime) -> None:
-    """Remember the newest run that completed.
-
-    Args:
-        db: the store.
-        org: the product's tenant.
-        run_id: from `begin_run`.
-        breaking: it found a change that breaks somebody; such an org goes first when a fleet is synced.
-        now: the present time.
-
-    Raises:
-        UnknownConnectionError: the org has no connection.
-    """
-    async with db.begin() as connection:
-        found = await connection.execute(
-            update(_TABLE)
-            .where(_TABLE.c.org == org)
-            .values(
-                last_sync_run_id=run_id,
-                last_synced_at=now,
-                updated_at=now,
-                **({"drifted_at": now} if breaking else {}),
-            )
-        )
-        if found.rowcount == 0:
-            raise unknown_connection(org)
 
 
 async def _change(

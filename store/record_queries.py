@@ -148,7 +148,7 @@ async def ask_in_sql(db: Database, question: str, *, limit: int = 1_000) -> Rows
         async with db.read() as connection:
             if db.dialect == "postgresql":
                 await connection.execute(
-                    select(func.set_config("search_path", db.address.schema or "public", True))  # noqa: FBT003
+                    select(func.set_config("search_path", db.address.schema or "public", True))  # noqa: FBT003 - SQL's
                 )
                 await connection.execute(text(f"SET LOCAL statement_timeout = '{QUERY_SECONDS:.0f}s'"))
             else:

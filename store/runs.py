@@ -10,16 +10,17 @@ from typing import Any
 from sqlalchemy import RowMapping, case, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from store.connection_records import require_connected
+from store.connection_records import require_connected, unknown_connection
 from store.database import Database
 from store.errors import UnknownRunError
 from store.kinds import find_kind
 from store.outbox import OutboxEvent, add_events
-from store.tables import Snapshot, SyncRun, table_of
+from store.tables import Connection, Snapshot, SyncRun, table_of
 from store.types import clean_text
 
 _RUN = table_of(SyncRun)
 _SNAPSHOT = table_of(Snapshot)
+_CONNECTION = table_of(Connection)
 
 # A run that has not finished after this time was killed. A set-up is read in a minute and a large account in
 # well under an hour at 7 requests a second, so six hours cannot hit a run that is still alive; a shorter time
@@ -319,3 +320,31 @@ async def _with_snapshots(connection: AsyncConnection, runs: Sequence[RowMapping
 
 def _snapshot_record(row: RowMapping) -> SnapshotRecord:
     return SnapshotRecord(**{name: value for name, value in row.items() if name not in {"run_id", "org"}})
+
+
+async def note_sync(db: Database, org: str, run_id: str, *, breaking: bool = False, now: datetime) -> None:
+    """Remember the newest run that completed.
+
+    Args:
+        db: the store.
+        org: the product's tenant.
+        run_id: from `begin_run`.
+        breaking: it found a change that breaks somebody; such an org goes first when a fleet is synced.
+        now: the present time.
+
+    Raises:
+        UnknownConnectionError: the org has no connection.
+    """
+    async with db.begin() as connection:
+        found = await connection.execute(
+            update(_CONNECTION)
+            .where(_CONNECTION.c.org == org)
+            .values(
+                last_sync_run_id=run_id,
+                last_synced_at=now,
+                updated_at=now,
+                **({"drifted_at": now} if breaking else {}),
+            )
+        )
+        if found.rowcount == 0:
+            raise unknown_connection(org)

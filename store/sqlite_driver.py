@@ -61,7 +61,7 @@ class _Thread(aiosqlite.Connection):
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401 - the function's
         """What the function gives, run in the thread."""
-        return await self._execute(function, *arguments)  # type: ignore[no-untyped-call]
+        return await self._execute(function, *arguments)  # type: ignore[no-untyped-call]  # aiosqlite's
 
     def cursor(self) -> "_Cursor":  # type: ignore[override]  # SQLAlchemy enters it, as it does aiosqlite's promise
         """A cursor; nothing is asked of the thread for it."""

@@ -3,11 +3,11 @@
 from datetime import datetime
 from itertools import takewhile
 
-from store.connections import PAIR, ConnectionState, get_connection, note_sync, set_state
+from store.connections import PAIR, ConnectionState, get_connection, set_state
 from store.drift import changes_of_run
 from store.kinds import KINDS
 from store.outbox import OutboxEvent
-from store.runs import finish_run, list_runs
+from store.runs import finish_run, list_runs, note_sync
 from store.snapshots import Saved
 from tasks.errors import connection_state_after, sentence_of
 from tasks.outbox import drift_detected, drift_facts, reauthorization_required, sync_ended

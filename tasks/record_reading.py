@@ -259,7 +259,7 @@ class KindReader:
                 self._newest = max(changed, self._newest or 0)
         return rows
 
-    async def _store(self, reading: RecordSync, position: Any, page: Sequence[NewRecord]) -> None:  # noqa: ANN401
+    async def _store(self, reading: RecordSync, position: Any, page: Sequence[NewRecord]) -> None:  # noqa: ANN401 - JSON
         session = self._session
 
         async def tell(changes: Mapping[int, Change]) -> Sequence[OutboxEvent]:

@@ -91,7 +91,7 @@ def _narrow(config: pytest.Config) -> bool:
 
 
 def _everyday(config: pytest.Config) -> bool:
-    """Whether this is the run of four minutes that everybody makes all the time: nothing was chosen, no PostgreSQL."""
+    """Whether this is the run that everybody makes all the time: nothing was chosen, and there is no PostgreSQL."""
     chosen = _narrow(config) or config.option.keyword or config.option.markexpr
     return not (ROUNDS or POSTGRES_URL or chosen)
 

@@ -59,7 +59,7 @@ async def test_r1_keys_in_opposite_orders_do_not_deadlock_and_an_action_overtake
     while time.time() < deadline:
         asked = time.monotonic()
         # Refused is who would leave the idle key idle for long; whoever comes back gets its turn none the later.
-        while not (reservation := await budget.reserve([EGRESS, ACCOUNT], "action")).granted:  # noqa: ASYNC110
+        while not (reservation := await budget.reserve([EGRESS, ACCOUNT], "action")).granted:  # noqa: ASYNC110 - a row
             await asyncio.sleep(reservation.wait)
         waits.append(time.monotonic() - asked + reservation.wait)
         await asyncio.sleep(0.4)

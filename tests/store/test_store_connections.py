@@ -8,12 +8,12 @@ from store.connections import (
     ConnectionState,
     get_connection,
     list_connections,
-    note_sync,
     put_connection,
     set_state,
 )
 from store.database import Database
 from store.errors import UnknownConnectionError
+from store.runs import note_sync
 from tests.store.builders import minutes
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from store.budget import DatabaseBudget, Reservation
-from store.connections import due_connections, mark_attempt_failed, note_sync, put_connection, set_state
+from store.connections import due_connections, mark_attempt_failed, put_connection, set_state
 from store.database import Database
 from store.fleet import RETRY_AFTER, Round, count_due, end_turns, keep_turns, pointed_pairs, take_orgs
-from store.runs import begin_run, finish_run
+from store.runs import begin_run, finish_run, note_sync
 from store.shards import SLOTS, is_in, slot_of
 from store.token_journal import append_pair, mark_dead
 from tests.store.builders import START, minutes

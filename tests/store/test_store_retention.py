@@ -257,12 +257,12 @@ async def test_a_row_that_came_to_life_meanwhile_stays(db: Database) -> None:
     begin = db.begin
 
     def replayed_before(**options: Any) -> Any:
-        db.begin = begin  # type: ignore[method-assign]
+        db.begin = begin  # type: ignore[method-assign]  # as it was
         return _after(
             begin, update(EVENTS).where(EVENTS.c.unique_key == "a").values(state="pending"), options
         )
 
-    db.begin = replayed_before  # type: ignore[method-assign]
+    db.begin = replayed_before  # type: ignore[method-assign]  # another comes in between
     done = await remove_old(db, rule, Ages({"dead_letters": 1}), now=minutes(0) + timedelta(days=9))
     assert done.rows == 1
     async with db.read() as connection:

@@ -155,7 +155,7 @@ def _view() -> None:
     else:
         scope = "(SELECT group_concat(value, ' ') FROM json_each(c.scopes))"
     op.execute(  # the schema's name was checked when the address was read
-        f"CREATE VIEW {_place('crm_connections')} AS "  # noqa: S608
+        f"CREATE VIEW {_place('crm_connections')} AS "  # noqa: S608 - see above
         "SELECT c.org AS org_id, c.provider AS provider, c.host AS base_domain, "
         "c.account_id AS account_id, c.account_name AS account_name, "
         f"c.expires_at AS expires_at, {scope} AS scope, "
