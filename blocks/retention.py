@@ -75,7 +75,7 @@ class RetentionSettings(BaseSettings):
     @model_validator(mode="after")
     def _long_enough(self) -> Self:
         least = {
-            name.removesuffix("_days"): int(field.json_schema_extra["least"])  # type: ignore[arg-type]
+            name.removesuffix("_days"): int(field.json_schema_extra["least"])  # type: ignore[arg-type]  # each `_days` has one
             for name, field in type(self).model_fields.items()
             if isinstance(field.json_schema_extra, dict)
         }

@@ -308,7 +308,7 @@ async def _apply_pool(client: PrefectClient, plan: Plan, found: _Found) -> None:
     assert plan.pool is not None  # noqa: S101 - for the type checker; the caller has looked
     if found.pool is None:
         # Imported where it is needed: with it come Prefect's workers and its runner, a third of a second.
-        from prefect.workers.utilities import (  # noqa: PLC0415
+        from prefect.workers.utilities import (  # noqa: PLC0415 - see above
             get_default_base_job_template_for_infrastructure_type,
         )
 

@@ -77,7 +77,7 @@ async def _known(request: Request, text: str | None) -> ApiKey | None:
 class KeyedRoute(APIRoute):
     """A door that only a key opens."""
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]  # FastAPI's is vague
         """What answers a request."""
         handler = super().get_route_handler()
 

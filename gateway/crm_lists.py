@@ -71,10 +71,10 @@ class CrmLists(BaseModel):
 
     funnels: list[Funnel] = Field(default_factory=list, description="For `funnels` and `all`.")
     channels: list[CrmChannel] = Field(default_factory=list, description="For `channels` and `all`.")
-    dealFields: list[CrmField] = Field(  # noqa: N815 - the product's word
+    dealFields: list[CrmField] = Field(  # noqa: N815 - the product's name - the product's word
         default_factory=list, description="For `fields` and `all`."
     )
-    contactFields: list[CrmField] = Field(  # noqa: N815
+    contactFields: list[CrmField] = Field(  # noqa: N815 - the product's name
         default_factory=list, description="For `fields` and `all`."
     )
 

@@ -220,7 +220,7 @@ class _Exporter(SpanExporter):
 
     def shutdown(self) -> None:
         """Close the connection."""
-        self._inner.shutdown()  # type: ignore[no-untyped-call]
+        self._inner.shutdown()  # type: ignore[no-untyped-call]  # the library's
 
 
 def open_tracer(service: str, at_work: Callable[[], str | None]) -> Tracer:

@@ -35,7 +35,7 @@ _OF_OTHERS = re.compile(
 def _known_names() -> frozenset[str]:
     """Every environment variable that we or Prefect read."""
     from prefect.settings import Settings as PrefectSettings
-    from prefect_redis.cleanup_queue import RedisWorkerCleanupQueueSettings  # type: ignore[import-untyped]
+    from prefect_redis.cleanup_queue import RedisWorkerCleanupQueueSettings  # type: ignore[import-untyped]  # it says nothing of types
     from prefect_redis.client import RedisMessagingSettings  # type: ignore[import-untyped]  # no py.typed
 
     # The encryption key is no setting of Prefect's model: prefect.server.utilities.encryption reads it.

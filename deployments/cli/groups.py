@@ -25,7 +25,7 @@ _GROUP_OF = {
 class GroupedApp(App):
     """An app whose commands are put into their group by their name; one that is in none is shown after them."""
 
-    def command(self, obj: Any = None, name: Any = None, **options: Any) -> Any:  # noqa: ANN401
+    def command(self, obj: Any = None, name: Any = None, **options: Any) -> Any:  # noqa: ANN401 - cyclopts'
         """Register a command, as `App.command` does."""
         if isinstance(obj, App):
             if group := _GROUP_OF.get(obj.name[0]):

@@ -149,7 +149,7 @@ async def test_a_piped_watch_tells_changes_and_ends_well(installation: Settings)
             "from deployments.cli import main; main()",
             *["status", "-w", "--every", "0.2"],
         ]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as watching:  # noqa: ASYNC220
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as watching:  # noqa: ASYNC220 - alone
             assert watching.stdout is not None
             assert "3 broken" in watching.stdout.readline()
             await put_connection(

@@ -63,7 +63,7 @@ async def test_applied_twice_they_are_the_same_and_nobody_elses_is_touched(clien
     assert drift.trigger.model_dump()["match"]["kommo.severity"] == "breaking"
 
     zombies = found[f"{PREFIX}runs without a heartbeat have crashed"]
-    assert zombies.actions[0].state is StateType.CRASHED  # type: ignore[union-attr]
+    assert zombies.actions[0].state is StateType.CRASHED  # type: ignore[union-attr]  # of the kind that has one
     await client.pause_automation(zombies.id)
     other = AutomationCore(name=drift.name, trigger=EventTrigger(expect={"y"}), actions=[DoNothing()])
     # Prefect's client sends only what was set by name.
@@ -73,7 +73,7 @@ async def test_applied_twice_they_are_the_same_and_nobody_elses_is_touched(clien
     third = await apply_automations("slack-webhook/ops")
     assert [(step.name, step.change) for step in third.steps] == [(drift.name, "update")]
     assert any("paused by hand" in note for note in third.notes)
-    assert not (await client.read_automation(zombies.id)).enabled  # type: ignore[union-attr]
+    assert not (await client.read_automation(zombies.id)).enabled  # type: ignore[union-attr]  # it is there
 
     assert len(await remove_automations()) == len(NOTICES) + 2
     assert await client.read_automation(theirs)

@@ -23,7 +23,7 @@ HOSTS = [
     "acme..kommo.com",
     "a.b.kommo.com",
     "acmе.kommo.com",  # noqa: RUF001 - a Cyrillic letter is the point
-    "acme.kommo.cоm",  # noqa: RUF001
+    "acme.kommo.cоm",  # noqa: RUF001 - a Cyrillic o is the point
     "acme。kommo。com",
     "xn--acm-qdd.kommo.com",
     "acme.kommo.com%00.evil.com",

@@ -176,5 +176,5 @@ async def _database_text(database: Database) -> str:
         view = "crm_connections"
         if database.dialect == "postgresql":
             view = f'"{database.address.schema}".{view}'
-        parts += [repr(row) for row in await connection.execute(text(f"select * from {view}"))]  # noqa: S608
+        parts += [repr(row) for row in await connection.execute(text(f"select * from {view}"))]  # noqa: S608 - ours
     return "\n".join(parts)

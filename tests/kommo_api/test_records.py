@@ -83,7 +83,7 @@ async def test_ids_are_read_in_as_few_requests_as_may_be() -> None:
 async def test_a_deleted_record_is_not_there() -> None:
     account = Account({1: START, 2: START})
     item = account._item
-    account._item = lambda number: {**item(number), "is_deleted": number == 2}  # type: ignore[method-assign]
+    account._item = lambda number: {**item(number), "is_deleted": number == 2}  # type: ignore[method-assign]  # on purpose
     assert list(await read_by_ids(account.client, "leads", [1, 2])) == [1]
 
 

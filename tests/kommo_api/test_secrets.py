@@ -121,7 +121,7 @@ async def test_t5_the_token_we_send_is_in_no_log_at_any_level(caplog: pytest.Log
 
 async def test_t5_a_failing_budget_does_not_carry_the_token_out() -> None:
     class Broken(InProcessBudget):
-        async def reserve(self, keys: Sequence[str], lane: str, *, instead_of: float | None = None) -> Slot:  # noqa: ARG002 - the protocol
+        async def reserve(self, keys: Sequence[str], lane: str, *, instead_of: float | None = None) -> Slot:  # noqa: ARG002 - it fails - the protocol
             raise OSError("the database is gone")
 
     async with raw_server(reply(204)) as server:
@@ -207,7 +207,7 @@ async def test_t5_what_we_send_to_the_token_endpoint_is_in_no_log_at_any_level(
 @pytest.mark.parametrize("asking", ASKINGS.values(), ids=list(ASKINGS))
 async def test_t5_a_failing_budget_carries_nothing_of_the_token_endpoint_out(asking: Asking) -> None:
     class Broken(InProcessBudget):
-        async def reserve(self, keys: Sequence[str], lane: str, *, instead_of: float | None = None) -> Slot:  # noqa: ARG002
+        async def reserve(self, keys: Sequence[str], lane: str, *, instead_of: float | None = None) -> Slot:  # noqa: ARG002 - it fails
             raise OSError("the database is gone")
 
     clock = InstantClock()

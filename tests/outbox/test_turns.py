@@ -78,7 +78,7 @@ async def test_what_is_due_is_the_beginning_of_every_subject_that_is_not_held_ba
     first = (await outbox(database))[0]
 
     async def due(**more: object) -> list[tuple[str, int]]:
-        found = await due_outbox(database, "a", limit=10, moment=now(), **more)  # type: ignore[arg-type]
+        found = await due_outbox(database, "a", limit=10, moment=now(), **more)  # type: ignore[arg-type]  # as given
         return [(event.subject, event.payload["n"]) for event in found]
 
     assert await due() == [("lead:1", 0), ("lead:1", 1), ("lead:2", 0)]

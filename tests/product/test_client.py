@@ -185,7 +185,7 @@ async def _told_to_the_product(
 ) -> list[dict[str, Any]]:
     """What Kommo's webhooks, the backlog and the delivery bring to the product, whose signatures Node checks."""
     async with asyncio.timeout(20):
-        while not await heard_of(house.services.database, "acme", "leads", [str(lead)]):  # noqa: ASYNC110
+        while not await heard_of(house.services.database, "acme", "leads", [str(lead)]):  # noqa: ASYNC110 - a row
             await asyncio.sleep(0.05)
     listening = await asyncio.create_subprocess_exec(
         str(NODE), str(scripts / "tests" / "product" / "listening.js"), env={"SECRET": NEW}, stdout=PIPE

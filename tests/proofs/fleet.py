@@ -30,7 +30,7 @@ _STARTS = 3
 
 def say(text: str) -> None:
     """Progress goes to standard error, so that standard output is the answer."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 @contextlib.asynccontextmanager
@@ -142,7 +142,7 @@ async def work(part: str, shard: str, concurrency: int) -> None:
         "cpu": round(used.ru_utime + used.ru_stime, 1),
         "peak_mb": round(used.ru_maxrss / 1024, 1),
     }
-    print(json.dumps(answer))  # noqa: T201
+    print(json.dumps(answer))
 
 
 async def measured(part: str, options: argparse.Namespace, world: "World") -> dict[str, Any]:
@@ -361,7 +361,7 @@ async def main(options: argparse.Namespace) -> int:
     async with world_of(options) as world:
         for part in options.parts.split(","):
             answer["parts"].append(await measured(part, options, world))
-            print(json.dumps(answer), flush=True)  # noqa: T201 - what is known so far, should a later part break
+            print(json.dumps(answer), flush=True)  # what is known so far, should a later part break
     show(answer)
     return 0 if all(part["holds"] for part in answer["parts"]) else 1
 

@@ -150,7 +150,7 @@ def end(code: object) -> None:
         sys.stderr.write(f"{code}\n")
         code = 1
     # The interpreter's own two steps; no public way leads to them without the third.
-    threading._shutdown()  # type: ignore[attr-defined]
+    threading._shutdown()  # type: ignore[attr-defined]  # see above
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -309,7 +309,7 @@ async def test_w1_a_delivery_whose_events_the_database_refuses_does_not_stop_the
     def spoilt(told: Any) -> tuple[NewEvent, ...]:
         events = real(told)
         return tuple(
-            replace(event, occurred_at=datetime(2026, 1, 1)) if event.entity_id == "1" else event  # noqa: DTZ001
+            replace(event, occurred_at=datetime(2026, 1, 1)) if event.entity_id == "1" else event  # noqa: DTZ001 - as a store may give it
             for event in events
         )
 

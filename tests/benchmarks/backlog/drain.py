@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["reading", "plain"])
     parser.add_argument("--profile", type=Path)
     asked = parser.parse_args()
-    print(json.dumps(asyncio.run(run(asked.url, asked.events, asked.only, asked.profile)), indent=2))  # noqa: T201
+    print(json.dumps(asyncio.run(run(asked.url, asked.events, asked.only, asked.profile)), indent=2))
 
 
 if __name__ == "__main__":

@@ -298,7 +298,7 @@ async def main() -> int:
     failed = 0
     for url in arguments.urls:
         told = await measure(url, arguments)
-        print(json.dumps(told, indent=2), flush=True)  # noqa: T201
+        print(json.dumps(told, indent=2), flush=True)
         checks = told["verify"]
         failed += any(checks[name] for name in ("deliveries_missing", "events_missing", "twice_as_new"))
         failed += bool(told["worked_off"].keys() & {"pending", "dead"})

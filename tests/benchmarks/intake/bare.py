@@ -69,7 +69,7 @@ async def main(url: str, schema: str) -> None:
         config = uvicorn.Config(
             App(insert), log_config=None, access_log=False, lifespan="off", server_header=False
         )
-        print(json.dumps({"url": f"http://127.0.0.1:{listening.getsockname()[1]}"}), flush=True)  # noqa: T201
+        print(json.dumps({"url": f"http://127.0.0.1:{listening.getsockname()[1]}"}), flush=True)
         await uvicorn.Server(config).serve(sockets=[listening])
 
 

@@ -148,7 +148,7 @@ class Load:
                 self._idle.popleft().ask(self._number(), time.monotonic())
             await asyncio.sleep(self.plan.seconds)
         deadline = time.monotonic() + 15
-        while len(self._idle) < self._open and time.monotonic() < deadline:  # noqa: ASYNC110
+        while len(self._idle) < self._open and time.monotonic() < deadline:  # noqa: ASYNC110 - no event for it
             await asyncio.sleep(0.01)
         self.result.broken += max(0, self._open - len(self._idle))
         return self.result

@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--orgs", type=int, nargs="*", default=[20, 1])
     parser.add_argument("--url", help="a PostgreSQL database; without it, SQLite")
     asked = parser.parse_args()
-    print(json.dumps(asyncio.run(run(asked.url, asked.events, asked.orgs)), indent=2))  # noqa: T201
+    print(json.dumps(asyncio.run(run(asked.url, asked.events, asked.orgs)), indent=2))
 
 
 if __name__ == "__main__":
