@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -108,18 +109,34 @@ def _heard_keys(stop: asyncio.Event) -> Iterator[None]:
     before = termios.tcgetattr(place)
 
     def pressed() -> None:
-        try:
-            keys = os.read(place, 64)
-        except OSError:
-            keys = b""
-        if b"q" in keys.lower() or not keys:  # no keys: the terminal has gone away
+        keys = _keys(place)
+        if keys is None or b"q" in keys.lower():
             stop.set()
             loop.remove_reader(place)
 
     tty.setcbreak(place)
+    # Ctrl-C throws away what was typed before it: a read that waits would then wait for the next key, and the loop with
+    # it, so that neither would end the watch.
+    at_once = termios.tcgetattr(place)
+    at_once[6][termios.VMIN] = 0
+    termios.tcsetattr(place, termios.TCSANOW, at_once)
     loop.add_reader(place, pressed)
     try:
         yield
     finally:
         loop.remove_reader(place)
-        termios.tcsetattr(place, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # it has gone away
+            termios.tcsetattr(place, termios.TCSADRAIN, before)
+
+
+def _keys(place: int) -> bytes | None:
+    """What has been typed, maybe nothing; None if the terminal has gone away."""
+    try:
+        keys = os.read(place, 64)
+    except OSError:
+        return None
+    if keys:
+        return keys
+    state = select.poll()
+    state.register(place, 0)
+    return None if state.poll(0) else b""
